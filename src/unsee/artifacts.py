@@ -1,0 +1,205 @@
+"""How every artifact lies on disk: plain folders, written whole or not at all, with a digest over their content.
+
+An artifact folder holds data files (safetensors, Parquet, JSON, PNG; never pickles) and one header, `artifact.json`:
+kind, schema version, free metadata, and size and sha256 of every data file. Its digest is the sha256 over kind,
+schema version, metadata and those file hashes, so equal content gives an equal digest wherever and whenever it was
+written. Folders are written as `<name>.part` and renamed, so a half-written one is never loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsee.errors import ArtifactError, EnvironmentProblem
+
+HEADER = "artifact.json"
+
+# File names inside the artifact folders, all of them, in one place.
+MANIFEST = "manifest.parquet"
+QUARANTINE = "quarantine.parquet"
+PICTURES = "pictures.parquet"
+LATENTS = "latents.safetensors"
+TEXTS = "texts.safetensors"
+CAPTIONS = "captions.parquet"
+LOSSES = "losses.parquet"
+FISHER = "fisher.safetensors"
+QUERIES = "queries.parquet"
+UNLEARNED = "unlearned.safetensors"
+UNLEARNING = "unlearning.parquet"
+SCORES = "scores.parquet"
+SCORE_SUMMARY = "score-summary.parquet"
+PIPELINE = "pipeline"
+TRAINING_LOG = "training.json"
+REPORT_HTML = "report.html"
+REPORT_JSON = "report.json"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What `artifact.json` says. `files` maps relative POSIX paths to (bytes, sha256)."""
+
+    kind: str
+    schema_version: int
+    meta: Mapping[str, Any]
+    files: Mapping[str, tuple[int, str]]
+
+    @property
+    def digest(self) -> str:
+        """sha256, hex, over kind, schema version, metadata and content."""
+        return digest_of(
+            {
+                "kind": self.kind,
+                "schema_version": self.schema_version,
+                "meta": dict(self.meta),
+                "files": {name: sha for name, (_, sha) in self.files.items()},
+            }
+        )
+
+
+def digest_of(value: Any) -> str:
+    """sha256, hex, of the canonical JSON of a JSON-able value (sorted keys, no spaces, no NaN)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256, hex, of a file's bytes, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The regular files below `folder`, sorted by their POSIX path; symbolic links are not followed."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return sorted(files, key=lambda p: p.relative_to(folder).as_posix())
+
+
+@contextlib.contextmanager
+def writing(out: Path, kind: str, schema_version: int, meta: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Write an artifact folder: yields `<out>.part` to fill, then seals it with a header and renames it to `out`.
+
+    `meta` may be filled while writing; it is read at the end. An existing `out` is replaced only once the new one is
+    complete; if the body raises, `out` is untouched and nothing is left behind.
+
+    Raises:
+        EnvironmentProblem: the disk is full or not writable.
+    """
+    part = out.with_name(out.name + ".part")
+    old = out.with_name(out.name + ".old")
+    with disk_errors(out):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            seal(part, kind, schema_version, meta or {})
+            shutil.rmtree(old, ignore_errors=True)
+            if out.exists():
+                out.rename(old)
+            part.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            if old.exists() and not out.exists():
+                old.rename(out)
+            raise
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'disk full', 'read-only' and 'permission denied' into an error that names `path` and a remedy."""
+    remedies = {
+        errno.ENOSPC: "Free some space or choose another folder with --out.",
+        errno.EDQUOT: "Free some of your quota or choose another folder with --out.",
+        errno.EROFS: "Choose a writable folder with --out.",
+        errno.EACCES: "Make the folder writable or choose another one with --out.",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in remedies:
+            raise
+        reason = f"cannot be written ({error.strerror})."
+        raise EnvironmentProblem(reason, file=path, remedy=remedies[error.errno]) from error
+
+
+def seal(folder: Path, kind: str, schema_version: int, meta: Mapping[str, Any]) -> Header:
+    """Write the header over the files that are in `folder` now."""
+    files = {
+        p.relative_to(folder).as_posix(): (p.stat().st_size, file_sha256(p))
+        for p in folder_files(folder)
+        if p.name != HEADER or p.parent != folder
+    }
+    header = Header(kind, schema_version, dict(meta), files)
+    body = {
+        "kind": kind,
+        "schema_version": schema_version,
+        "digest": header.digest,
+        "meta": dict(meta),
+        "files": {name: {"bytes": size, "sha256": sha} for name, (size, sha) in files.items()},
+    }
+    write_json(folder / HEADER, body)
+    return header
+
+
+def read_header(folder: Path, kind: str, schema_version: int, *, verify: bool = True) -> Header:
+    """Read and check an artifact folder's header.
+
+    Args:
+        verify: also hash every data file (`False`: compare sizes only, which finds truncation but not flipped bits).
+
+    Raises:
+        ArtifactError: the folder is missing, is not an artifact, is of another kind or schema version, or a file in
+            it is missing, truncated or altered.
+    """
+    path = folder / HEADER
+    if not path.is_file():
+        raise ArtifactError("is not an artifact folder.", file=folder, remedy=f"Run the step that makes the {kind}.")
+    try:
+        body = json.loads(path.read_text())
+        files = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in body["files"].items()}
+        header = Header(str(body["kind"]), int(body["schema_version"]), body["meta"], files)
+        stated = str(body["digest"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"is not a readable header ({error}).", file=path, remedy=_again(kind)) from error
+    if header.kind != kind:
+        raise ArtifactError(f"is '{header.kind}', not '{kind}'.", file=path, field="kind", remedy=_again(kind))
+    if header.schema_version != schema_version:
+        raise ArtifactError(
+            f"is schema version {header.schema_version}, this version of unsee reads {schema_version}.",
+            file=path,
+            field="schema_version",
+            remedy=_again(kind),
+        )
+    if header.digest != stated:
+        raise ArtifactError("does not match the header's content.", file=path, field="digest", remedy=_again(kind))
+    root = folder.resolve()
+    for name, (size, sha) in files.items():
+        data = folder / name
+        if not data.resolve().is_relative_to(root):
+            raise ArtifactError(f"leads out of the folder: {name}", file=path, field="files", remedy=_again(kind))
+        if not data.is_file():
+            raise ArtifactError("is missing.", file=data, remedy=_again(kind))
+        if data.stat().st_size != size:
+            raise ArtifactError(f"has {data.stat().st_size} bytes, not {size}.", file=data, remedy=_again(kind))
+        if verify and file_sha256(data) != sha:
+            raise ArtifactError("does not match its sha256.", file=data, remedy=_again(kind))
+    return header
+
+
+def _again(kind: str) -> str:
+    return f"Run the step that makes the {kind} again."
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys through a temporary file and a rename."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    part.replace(path)

@@ -1,0 +1,88 @@
+"""Scores from losses: whose training loss rose when the query was unlearned.
+
+    tau(z^, z) = L(z, theta(z^)) - L(z, theta0), both at the same timesteps and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from unsee.attribution.grid import Grid
+from unsee.models.encoded_set import Entry
+
+
+@dataclass(frozen=True)
+class RecordScores:
+    """Scores of one query, in the order of `records`.
+
+    Attributes:
+        records: record ids.
+        score: tau, [n] float64, in units of the loss; positive: unlearning the query hurt this record.
+        standard_error: of the score, from the spread over timesteps, [n] float64.
+    """
+
+    records: list[str]
+    score: np.ndarray
+    standard_error: np.ndarray
+
+
+def record_scores(
+    entries: Sequence[Entry],
+    baseline: np.ndarray,
+    unlearned: np.ndarray,
+    grid: Grid,
+    *,
+    flips: Literal["mean", "max"] = "mean",
+) -> RecordScores:
+    """Average losses over captions, draws and timesteps into one score per record.
+
+    Args:
+        entries: what the rows of both tables are.
+        baseline, unlearned: losses at theta0 and theta(z^), [entries, grid.points].
+        flips: `mean` over plain and mirrored, or the published `max` of the two differences.
+    """
+    change = grid.per_timestep(unlearned - baseline)
+    records = list(dict.fromkeys(entry.record for entry in entries))
+    row_of = {record: row for row, record in enumerate(records)}
+    sums = np.zeros((2, len(records), len(grid.timesteps)))
+    counts = np.zeros((2, len(records), 1))
+    rows = np.array([row_of[entry.record] for entry in entries])
+    mirrored = np.array([int(entry.flip) for entry in entries])
+    np.add.at(sums, (mirrored, rows), change)
+    np.add.at(counts, (mirrored, rows), 1)
+    if flips == "mean":
+        curve = sums.sum(axis=0) / counts.sum(axis=0)
+    else:
+        with np.errstate(invalid="ignore"):
+            curves = sums / counts
+        means = np.where(counts[..., 0] > 0, curves.mean(axis=2), -np.inf)
+        better = means.argmax(axis=0)
+        curve = curves[better, np.arange(len(records))]
+    return RecordScores(records, curve.mean(axis=1), standard_error(curve))
+
+
+def standard_error(curve: np.ndarray) -> np.ndarray:
+    """Standard error of the mean of a systematic grid, from successive differences.
+
+    SE^2 = sum_t (d_{t+1} - d_t)^2 / (2 T (T - 1)), with d_t the loss change at grid point t of T. The grid is not a
+    random sample, so the plain variance would count the trend over timesteps as noise.
+
+    Args:
+        curve: [..., T].
+    """
+    points = curve.shape[-1]
+    spread = np.square(np.diff(curve, axis=-1)).sum(axis=-1) / (2 * points * (points - 1))
+    result: np.ndarray = np.sqrt(spread)
+    return result
+
+
+def ranks(score: np.ndarray, records: Sequence[str]) -> np.ndarray:
+    """Ranks from 1 for the largest score, int64; equal scores are ordered by record id, so ranks never depend on order."""
+    order = sorted(range(len(score)), key=lambda i: (-score[i], records[i]))
+    result = np.empty(len(score), dtype=np.int64)
+    result[order] = np.arange(1, len(score) + 1)
+    return result

@@ -1,0 +1,227 @@
+"""One Newton-like step that raises the loss on a query and spares what the training set cares about.
+
+    theta(z^) = theta0 + (alpha / N) F^-1 grad L(z^, theta0)
+
+It is ascent on the query's loss, small along directions of large Fisher. By default the Fisher is damped and alpha is
+chosen by its effect: the query's loss reaches a stated multiple of its value at theta0. `official_step` is the
+published recipe instead: no damping, a fixed alpha, one step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from unsee.attribution.losses import Picture, Samples, mean_loss, sample_losses, split
+from unsee.attribution.noise import stratified_timesteps, uniforms
+from unsee.errors import QueryFailure
+from unsee.models.interface import TextToImageModel
+from unsee.models.weights import Weights, shifted, training_only
+
+UNLEARN_VERSION = 1
+"""Raised by hand when the same inputs give another step."""
+
+OFFICIAL_BATCH_SIZE = 80
+_LOG_TOLERANCE = 1e-3
+_LARGEST_GROWTH = 2.0**20
+_SMALLEST_EFFECT = 1e-3
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did, and how its size came about.
+
+    Attributes:
+        change: theta(z^) - theta0 by parameter name, float32 on the CPU.
+        alpha: the step size in the equation above.
+        loss_before, loss_after: mean probe loss of the query at theta0 and theta(z^).
+        reached: whether the wanted ratio was reached (always true for a fixed alpha).
+        probes: number of times the probe loss was measured.
+    """
+
+    change: Mapping[str, Tensor]
+    alpha: float
+    loss_before: float
+    loss_after: float
+    reached: bool
+    probes: int
+
+
+def query_gradient(model: TextToImageModel, weights: Weights, batches: Sequence[Samples]) -> dict[str, Tensor]:
+    """grad of the mean loss over all samples of the batches, float64 on the CPU, by parameter name.
+
+    Raises:
+        QueryFailure: it is not finite.
+    """
+    count = sum(len(batch.timesteps) for batch in batches)
+    sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in weights.items()}
+    with training_only(model.denoiser, weights):
+        for batch in batches:
+            loss = sample_losses(model, batch).sum()
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    sums[name] += gradient.double().cpu()
+    mean = {name: total / count for name, total in sums.items()}
+    _require_finite(mean, "the gradient of the query's loss is not finite")
+    return mean
+
+
+def gradient_batches(
+    picture: Picture, *, samples: int, seed: int, train_timesteps: int, batch_size: int
+) -> list[Samples]:
+    """The samples that a query's gradient averages over: stratified timesteps, each with its own noise."""
+    timesteps = stratified_timesteps("gradient", seed, picture.identity, samples, train_timesteps)
+    return split(picture.samples("gradient", seed, timesteps.tolist()), batch_size)
+
+
+def probe_batches(
+    picture: Picture, *, samples: int, seed: int, train_timesteps: int, batch_size: int
+) -> list[Samples]:
+    """The fixed samples that a step's effect is read on; the gradient did not use their noise.
+
+    Batch shapes are fixed by `samples` and `batch_size`, so that float noise flips no branch of the search.
+    """
+    timesteps = stratified_timesteps("probe", seed, picture.identity, samples, train_timesteps)
+    return split(picture.samples("probe", seed, timesteps.tolist()), batch_size)
+
+
+def official_batches(picture: Picture, *, batches: int, seed: int, train_timesteps: int) -> list[Samples]:
+    """The published Monte Carlo samples: batches of 80, timesteps drawn without replacement inside a batch."""
+    size = min(OFFICIAL_BATCH_SIZE, train_timesteps)
+    made = []
+    for number in range(batches):
+        order = np.argsort(uniforms(f"official-{number}", seed, picture.identity, train_timesteps), kind="stable")
+        draws = range(number * size, (number + 1) * size)
+        made.append(picture.samples("official", seed, order[:size].tolist(), draws))
+    return made
+
+
+def newton_direction(gradient: Mapping[str, Tensor], inverse_fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """F^-1 grad L(z^, theta0), float64, by parameter name.
+
+    Raises:
+        QueryFailure: it is not finite (an undamped Fisher with dead weights, say), or zero throughout.
+    """
+    direction = {name: inverse_fisher[name] * gradient[name] for name in gradient}
+    _require_finite(direction, "the step F^-1 g is not finite")
+    if not any(bool(d.any()) for d in direction.values()):
+        raise QueryFailure("the gradient of the query's loss is zero: the selected weights do not act on it.")
+    return direction
+
+
+def official_step(
+    model: TextToImageModel,
+    weights: Weights,
+    direction: Mapping[str, Tensor],
+    probe: Sequence[Samples],
+    *,
+    records: int,
+    alpha: float,
+) -> Step:
+    """theta0 + (alpha / N) F^-1 g with the given alpha.
+
+    Args:
+        probe: samples that the effect is read on (for the record: it decides nothing).
+        records: N.
+    """
+    change = _scaled(direction, alpha / records)
+    before = mean_loss(model, probe)
+    with shifted(weights, change):
+        after = mean_loss(model, probe)
+    return Step(change, alpha, before, after, reached=True, probes=2)
+
+
+def step_by_effect(
+    model: TextToImageModel,
+    weights: Weights,
+    gradient: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    probe: Sequence[Samples],
+    *,
+    records: int,
+    loss_ratio: float,
+) -> Step:
+    """The step along `direction` whose effect is L(z^, theta) = loss_ratio * L(z^, theta0), on the probe samples.
+
+    The size is found on log alpha, to 1e-3 relative, by bracketing from the first-order estimate and then Brent's
+    root finder. Where no size reaches the ratio, the one that came nearest is taken and `reached` is False.
+
+    Raises:
+        QueryFailure: the query's loss is not finite or not positive at theta0, or no step raises it.
+    """
+    before = mean_loss(model, probe)
+    if not math.isfinite(before) or before <= 0:
+        raise QueryFailure(f"the query's loss at the audited weights is {before}.")
+    slope = sum(float((gradient[name] * direction[name]).sum()) for name in direction)
+    effects: dict[float, float] = {}
+
+    def effect(log_size: float) -> float:
+        if log_size not in effects:
+            with shifted(weights, _scaled(direction, math.exp(log_size))):
+                loss = mean_loss(model, probe)
+            effects[log_size] = math.log(loss / before / loss_ratio) if math.isfinite(loss) and loss > 0 else math.inf
+        return effects[log_size]
+
+    start = math.log((loss_ratio - 1) * before / slope)
+    bracket = _bracket(effect, start)
+    if bracket is None:
+        # The wanted effect is out of reach; the largest one may lie below the first-order estimate.
+        smaller = math.log(_SMALLEST_EFFECT * before / slope)
+        while smaller < start:
+            effect(smaller)
+            smaller += math.log(2.0)
+        finite = {size: value for size, value in effects.items() if math.isfinite(value)}
+        size = max(finite, key=lambda s: finite[s])
+        if finite[size] + math.log(loss_ratio) <= 0:
+            raise QueryFailure("no step along F^-1 g raises the query's loss.")
+        reached = False
+    else:
+        low, high = bracket
+        # Brent needs finite ends; an overflowing upper end is pulled in first.
+        while not math.isfinite(effect(high)):
+            middle = (low + high) / 2
+            low, high = (middle, high) if effect(middle) < 0 else (low, middle)
+            if high - low < _LOG_TOLERANCE:
+                break
+        if math.isfinite(effect(high)):
+            size = float(brentq(effect, low, high, xtol=_LOG_TOLERANCE / 2, rtol=1e-12))
+        else:
+            size = low
+        reached = True
+    after = before * loss_ratio * math.exp(effect(size))
+    alpha = math.exp(size) * records
+    return Step(_scaled(direction, math.exp(size)), alpha, before, after, reached, probes=len(effects) + 1)
+
+
+def _bracket(effect: Callable[[float], float], start: float) -> tuple[float, float] | None:
+    """Two sizes, a factor of two apart, between which `effect` crosses zero upwards; None where it never does."""
+    factor = math.log(2.0)
+    low = start
+    while effect(low) >= 0:
+        low -= factor
+        if start - low > math.log(_LARGEST_GROWTH):
+            return None
+    high = low + factor
+    while effect(high) < 0:
+        low, high = high, high + factor
+        if high - start > math.log(_LARGEST_GROWTH):
+            return None
+    return low, high
+
+
+def _scaled(direction: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    return {name: (values * factor).float() for name, values in direction.items()}
+
+
+def _require_finite(values: Mapping[str, Tensor], problem: str) -> None:
+    for name, tensor in values.items():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise QueryFailure(f"{problem} ({bad} of {tensor.numel()} values in '{name}').")

@@ -1,0 +1,192 @@
+"""Training records as one model sees them: latents, and the states of every distinct caption.
+
+An `EncodedSet` folder holds `captions.parquet` (a row per record and caption), `texts.safetensors` (a row per distinct
+caption) and latents in files of a few thousand records, memory-mapped when read. With flips, the mirrored *picture*
+is encoded too: an encoder does not commute with mirroring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unsee import artifacts
+from unsee.errors import InputError
+from unsee.models.interface import TextStates, TextToImageModel
+from unsee.records.identity import caption_digest
+from unsee.records.training_set import TrainingSet
+
+KIND = "EncodedSet"
+SCHEMA_VERSION = 1
+RECORDS_PER_FILE = 4096
+_PICTURES_PER_BATCH = 64
+
+_CAPTIONS_SCHEMA = pa.schema(
+    [("record", pa.string()), ("caption_digest", pa.string()), ("text", pa.int32()), ("position", pa.int32())]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One (record, caption, flip), the row of a loss table.
+
+    Attributes:
+        record: the record's id.
+        position: the record's place in the set.
+        caption: sha256 of the caption.
+        text: the caption's row among the text states.
+        flip: whether the mirrored picture is meant.
+    """
+
+    record: str
+    position: int
+    caption: str
+    text: int
+    flip: bool
+
+    @property
+    def key(self) -> str:
+        """The entry's name in caches; it does not depend on the set that the record is in."""
+        return f"{self.record}|{self.caption}|{'mirrored' if self.flip else 'plain'}"
+
+
+class EncodedSet:
+    """Latents and text states of a training set, read from disk on demand."""
+
+    def __init__(self, folder: Path, header: artifacts.Header) -> None:
+        self.folder = folder
+        self.digest = header.digest
+        self.meta = header.meta
+        table = pq.read_table(folder / artifacts.CAPTIONS, schema=_CAPTIONS_SCHEMA).to_pydict()
+        self._rows = list(
+            zip(table["record"], table["position"], table["caption_digest"], table["text"], strict=True)
+        )
+        self.records: list[str] = list(dict.fromkeys(table["record"]))
+        self.texts: TextStates = load_file(folder / artifacts.TEXTS)
+        self._files: dict[tuple[int, bool], Any] = {}
+
+    @classmethod
+    def load(cls, folder: Path, *, verify: bool = True) -> EncodedSet:
+        """Open an encoded set; raises `ArtifactError` where it is missing, corrupt or of another version."""
+        return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def entries(self, flips: Sequence[bool], records: set[str] | None = None) -> list[Entry]:
+        """Every (record, caption, flip), of all records or of those given, in the set's order."""
+        return [
+            Entry(record, position, caption, text, flip)
+            for record, position, caption, text in self._rows
+            if records is None or record in records
+            for flip in flips
+        ]
+
+    def latents(self, positions: Sequence[int], flips: Sequence[bool]) -> Tensor:
+        """Latents of the records at `positions`, [n, C, h, w] float32, mirrored ones where `flips` says so."""
+        rows = []
+        for position, flip in zip(positions, flips, strict=True):
+            number, row = divmod(position, RECORDS_PER_FILE)
+            rows.append(self._slice(number, flip)[row])
+        return torch.stack(rows)
+
+    def text_states(self, rows: Sequence[int]) -> TextStates:
+        """Text states at `rows`, [n, ...] each."""
+        index = torch.as_tensor(rows)
+        return {name: states[index] for name, states in self.texts.items()}
+
+    def _slice(self, number: int, flip: bool) -> Any:
+        held = self._files.get((number, flip))
+        if held is None:
+            if flip and not self.meta["flips"]:
+                raise InputError("was encoded without mirrored pictures.", file=self.folder, remedy="Encode it again.")
+            # The tensor is a view of the mapped file: pages are read when touched and can be dropped again.
+            with safe_open(self.folder / latents_file(number), framework="pt") as file:
+                held = file.get_tensor("mirrored" if flip else "plain")
+            self._files[number, flip] = held
+        return held
+
+
+def latents_file(number: int) -> str:
+    """Name of the `number`-th latents file."""
+    stem, suffix = artifacts.LATENTS.split(".")
+    return f"{stem}-{number:05d}.{suffix}"
+
+
+def encode_training_set(
+    model: TextToImageModel,
+    training_set: TrainingSet,
+    part: Path,
+    *,
+    flips: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Encode every record into the folder `part`; returns the header's metadata.
+
+    Args:
+        flips: also encode the mirrored pictures.
+        advance: told the number of records done.
+
+    Raises:
+        InputError: the training set's resolution is not the model's.
+    """
+    if training_set.resolution != model.resolution:
+        raise InputError(
+            f"holds pictures of {training_set.resolution} pixels, the model draws {model.resolution}.",
+            file=training_set.folder,
+            field="data.resolution",
+            remedy=f"Set data.resolution to {model.resolution}.",
+        )
+    rows: dict[str, int] = {}
+    captions: list[dict[str, Any]] = []
+    for position, record in enumerate(training_set.records):
+        for caption in record.captions:
+            text = rows.setdefault(caption, len(rows))
+            digest = caption_digest(caption)
+            captions.append(
+                {"record": record.record, "caption_digest": digest, "text": text, "position": position}
+            )
+    pq.write_table(pa.Table.from_pylist(captions, _CAPTIONS_SCHEMA), part / artifacts.CAPTIONS)
+    save_file(dict(model.encode_texts(list(rows))), part / artifacts.TEXTS)
+    for number, latents in enumerate(_latent_files(model, training_set, flips, advance)):
+        save_file(latents, part / latents_file(number))
+    return {
+        "model": model.digest,
+        "training_set": training_set.digest,
+        "records": len(training_set),
+        "captions": len(rows),
+        "flips": flips,
+    }
+
+
+def pixels_to_unit(pixels: np.ndarray) -> Tensor:
+    """uint8 [n, H, W, 3] as float32 [n, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _latent_files(
+    model: TextToImageModel, training_set: TrainingSet, flips: bool, advance: Callable[[int], None]
+) -> Iterator[dict[str, Tensor]]:
+    held: dict[str, list[Tensor]] = {"plain": [], "mirrored": []}
+    count = 0
+    for where, pixels in training_set.iter_pixels(_PICTURES_PER_BATCH):
+        unit = pixels_to_unit(pixels)
+        held["plain"].append(model.encode_pictures(unit))
+        if flips:
+            held["mirrored"].append(model.encode_pictures(unit.flip(-1)))
+        count += len(unit)
+        advance(len(unit))
+        if count == RECORDS_PER_FILE or where.stop == len(training_set):
+            yield {name: torch.cat(parts).contiguous() for name, parts in held.items() if parts}
+            held = {"plain": [], "mirrored": []}
+            count = 0

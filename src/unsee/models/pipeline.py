@@ -1,0 +1,224 @@
+"""A diffusers pipeline folder as the `TextToImageModel` that audits work on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unsee.artifacts import digest_of, file_sha256
+from unsee.errors import EnvironmentProblem, InputError
+from unsee.models.interface import TextStates
+from unsee.models.objectives import objective_from_scheduler
+
+TRAINING_FACTS = "unsee.json"
+"""Optional file in a pipeline folder that says how the model was trained: {"flip": true}."""
+
+NEEDED_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+KNOWN_PIPELINES = ("StableDiffusionPipeline",)
+_TEXTS_PER_BATCH = 64
+_PICTURES_PER_BATCH = 32
+
+
+class DiffusersModel:
+    """A latent-diffusion pipeline with a UNet, loaded with its weights frozen and in evaluation mode.
+
+    Weights stay float32; another `dtype` is the compute type of the denoiser's forward pass (autocast), since the
+    change of the weights that unlearning makes would drown in half precision.
+    """
+
+    def __init__(self, pipe: Any, digest: str, facts: Mapping[str, Any], where: str, dtype: torch.dtype) -> None:
+        self._pipe = pipe
+        self._facts = facts
+        self._dtype = dtype
+        self.digest = digest
+        self.denoiser: nn.Module = pipe.unet
+        self.objective = objective_from_scheduler(pipe.scheduler.config, type(pipe.scheduler).__name__, where)
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.requires_grad_(False)
+            part.eval()
+        pipe.set_progress_bar_config(disable=True)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "float32") -> DiffusersModel:
+        """Load a pipeline folder, safetensors only.
+
+        Raises:
+            InputError: the folder or one of its parts is missing or unreadable, or the pipeline is of an unknown kind.
+            EnvironmentProblem: the device does not exist.
+        """
+        check_folder(folder)
+        where = pick_device(device)
+        from diffusers import DiffusionPipeline  # noqa: PLC0415  (slow to import)
+
+        try:
+            pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            problem = f"cannot be loaded as a diffusers pipeline ({' '.join(str(error).split())[:300]})."
+            raise InputError(problem, file=folder, remedy="Save it again with save_pretrained().") from error
+        facts = read_facts(folder)
+        return cls(pipe.to(where, torch.float32), model_digest(folder), facts, str(folder), getattr(torch, dtype))
+
+    @property
+    def name(self) -> str:
+        """The pipeline's class."""
+        return type(self._pipe).__name__
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        config = self._pipe.unet.config
+        size = config.sample_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return (int(config.in_channels), int(height), int(width))
+
+    @property
+    def resolution(self) -> int:
+        """Pixels, both sides."""
+        return int(self.latent_shape[-1] * self._pipe.vae_scale_factor)
+
+    @property
+    def train_timesteps(self) -> int:
+        """T."""
+        return self.objective.train_timesteps
+
+    @property
+    def trained_with_flips(self) -> bool:
+        """What the folder's `unsee.json` says; a folder that says nothing counts as trained without."""
+        return bool(self._facts.get("flip", False))
+
+    @torch.no_grad()
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """The mode of the encoder's distribution, scaled as the denoiser was trained: never a random sample of it."""
+        vae = self._pipe.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        scale = vae.config.scaling_factor
+        parts = [
+            (vae.encode(part.to(self.device)).latent_dist.mode() - shift) * scale
+            for part in pixels.split(_PICTURES_PER_BATCH)
+        ]
+        return torch.cat(parts).float().cpu()
+
+    @torch.no_grad()
+    def encode_texts(self, captions: Sequence[str]) -> TextStates:
+        """What the pipeline itself would feed the denoiser: {"states": [n, L, D]}."""
+        parts = []
+        for start in range(0, len(captions), _TEXTS_PER_BATCH):
+            batch = list(captions[start : start + _TEXTS_PER_BATCH])
+            states, _ = self._pipe.encode_prompt(batch, self.device, 1, False)
+            parts.append(states.float().cpu())
+        return {"states": torch.cat(parts)}
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """See `Objective.add_noise`."""
+        return self.objective.add_noise(latents, noise, timesteps)
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """See `Objective.target`."""
+        return self.objective.target(latents, noise, timesteps)
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
+        """The UNet's output, float32."""
+        half = self._dtype != torch.float32
+        context = torch.autocast(self.device.type, self._dtype) if half else contextlib.nullcontext()
+        with context:
+            steps = self.objective.network_timesteps(timesteps)
+            output: Tensor = self.denoiser(noisy, steps, text["states"], return_dict=False)[0]
+        return output.float()
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], *, guidance: float, steps: int) -> list[Tensor]:
+        """Pictures by the pipeline's own scheduler; the initial noise of each comes from its own seed."""
+        pictures: list[Tensor] = []
+        for start in range(0, len(prompts), _PICTURES_PER_BATCH):
+            generators = [torch.Generator("cpu").manual_seed(s) for s in seeds[start : start + _PICTURES_PER_BATCH]]
+            output = self._pipe(
+                list(prompts[start : start + _PICTURES_PER_BATCH]),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=generators,
+                output_type="pt",
+            ).images
+            pictures += list((output.float().cpu() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1))
+        return pictures
+
+
+def check_folder(folder: Path) -> None:
+    """Check that `folder` is a pipeline of a known kind with all its parts.
+
+    Raises:
+        InputError: naming the part that is missing.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        remedy = "Name a folder written by a diffusers pipeline's save_pretrained()."
+        raise InputError("is not a diffusers pipeline folder (no model_index.json).", file=folder, remedy=remedy)
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        kind = parts["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("is not a diffusers model index.", file=index, remedy="Save the pipeline again.") from error
+    if kind not in KNOWN_PIPELINES:
+        remedy = f"unsee audits {', '.join(KNOWN_PIPELINES)}."
+        raise InputError(f"is '{kind}'.", file=index, field="_class_name", remedy=remedy)
+    for part in NEEDED_PARTS:
+        if part not in parts or not (folder / part).is_dir():
+            problem = f"the part '{part}' is missing."
+            raise InputError(problem, file=folder, field=part, remedy="Save the whole pipeline with save_pretrained().")
+
+
+def read_facts(folder: Path) -> Mapping[str, Any]:
+    """The folder's `unsee.json`, or nothing.
+
+    Raises:
+        InputError: the file is there and is not a JSON object.
+    """
+    path = folder / TRAINING_FACTS
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"is not JSON ({error}).", file=path, remedy="Correct or remove it.") from error
+    if not isinstance(facts, dict):
+        raise InputError("is not a JSON object.", file=path, remedy='Write {"flip": true} or {"flip": false}.')
+    return facts
+
+
+def model_digest(folder: Path) -> str:
+    """sha256, hex, over every file of the pipeline folder (relative path and content)."""
+    # A hub's cache holds links to its blobs, so links count as the files they lead to.
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return digest_of({p.relative_to(folder).as_posix(): file_sha256(p) for p in files})
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto`, or a torch device string, as a device that exists.
+
+    Raises:
+        EnvironmentProblem: it does not.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise EnvironmentProblem(
+            f"'{device}' is not available ({str(error).splitlines()[0]}).",
+            field="run.device",
+            remedy="Set run.device to auto or cpu.",
+        ) from error
+    return chosen

@@ -1,0 +1,77 @@
+"""Which weights move: presets named by intent, or shell patterns over parameter names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from unsee.errors import InputError
+
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    # `attn2` is the text cross-attention of a diffusers UNet; `add_*_proj` the context stream of an MMDiT.
+    "cross-attn-kv": ("*attn2.to_k.*", "*attn2.to_v.*", "*attn.add_k_proj.*", "*attn.add_v_proj.*"),
+    "cross-attn": ("*attn2.*", "*attn.add_*_proj.*", "*attn.to_add_out.*"),
+    "attn": ("*attn1.*", "*attn2.*", "*attn.*"),
+    "all": ("*",),
+}
+
+Weights = Mapping[str, nn.Parameter]
+"""The selected parameters by their name in the denoiser."""
+
+
+def select_weights(denoiser: nn.Module, preset: str, patterns: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
+    """The floating-point parameters whose names match, in the module's own order.
+
+    Raises:
+        InputError: the preset is unknown, or a pattern matches nothing.
+    """
+    if patterns is None and preset not in PRESETS:
+        raise InputError(f"is '{preset}'.", field="weights.preset", remedy=f"Choose one of {', '.join(PRESETS)}.")
+    wanted = PRESETS[preset] if patterns is None else tuple(patterns)
+    named = [(n, p) for n, p in denoiser.named_parameters() if p.is_floating_point()]
+    chosen = {n: p for n, p in named if any(fnmatchcase(n, pattern) for pattern in wanted)}
+    if patterns is not None:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name, _ in named):
+                remedy = f"Parameter names look like '{named[0][0]}'."
+                raise InputError(f"'{pattern}' matches no weight.", field="weights.patterns", remedy=remedy)
+    if not chosen:
+        raise InputError(
+            f"'{preset}' matches no weight of this denoiser.",
+            field="weights.preset",
+            remedy="Choose another preset, or name weights with `weights.patterns`.",
+        )
+    return chosen
+
+
+@contextlib.contextmanager
+def training_only(denoiser: nn.Module, weights: Weights) -> Iterator[None]:
+    """Inside, only `weights` require gradients; before and after, nothing does."""
+    denoiser.requires_grad_(False)
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in weights.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+@contextlib.contextmanager
+def shifted(weights: Weights, change: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the weights are theta0 + change; afterwards they are theta0 again, bit for bit."""
+    kept = {name: parameter.detach().clone() for name, parameter in weights.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                parameter.add_(change[name].to(parameter))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                parameter.copy_(kept[name])

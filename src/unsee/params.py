@@ -1,0 +1,254 @@
+"""`params.yaml`, typed, documented and validated.
+
+One model per section; the sections' names are what `dvc.yaml` lists for its stages. The defaults stand in the
+`params.yaml` that the package ships, and nowhere else: every field here is required, and a user's file that names
+only some keys is laid over the shipped one.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unsee.errors import InputError
+
+Style = Literal["noto", "twemoji", "openmoji", "fluent-flat", "fluent-3d"]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataParams(Section):
+    """What the training set is made from."""
+
+    source: Literal["emoji", "digits", "folder"] = Field(
+        description="`emoji`: the five-style emoji recipe; `digits`: scikit-learn's handwritten digits; "
+        "`folder`: an imagefolder at `path`, optionally at a revision of a DVC repository."
+    )
+    path: str | None = Field(description="Folder with images and metadata.jsonl or metadata.csv (`source: folder`).")
+    repo: str | None = Field(description="Path or URL of the git repository in which DVC tracks `path`.")
+    rev: str | None = Field(description="Revision (commit, tag, branch) of `repo`.")
+    emoji_groups: list[str] = Field(min_length=1, description="Emojibase groups that the recipe draws from.")
+    emoji_styles: list[Style] = Field(min_length=1, description="Drawing styles that the recipe includes.")
+    resolution: int | None = Field(
+        ge=8,
+        le=2048,
+        multiple_of=8,
+        description="Pixels, both sides, that records are trained at; null: what the model in `model.path` draws.",
+    )
+    max_megapixels: float = Field(gt=0, description="An image with more is quarantined as a decompression bomb.")
+
+    @model_validator(mode="after")
+    def _source_has_its_fields(self) -> DataParams:
+        if self.source == "folder" and not self.path:
+            raise ValueError("`path` must name a folder when `source` is `folder`")
+        if self.source != "folder" and (self.path or self.repo or self.rev):
+            raise ValueError("`path`, `repo` and `rev` need `source: folder`")
+        if (self.repo is None) != (self.rev is None):
+            raise ValueError("`repo` and `rev` go together")
+        return self
+
+
+class ModelParams(Section):
+    """Which model is audited."""
+
+    path: str | None = Field(description="A diffusers pipeline folder; null: train the reference model.")
+
+
+class TrainParams(Section):
+    """How the small reference model is trained."""
+
+    vae_channels: list[int] = Field(min_length=2, description="Channels per level; each level but the last halves.")
+    vae_steps: int = Field(ge=1, description="Optimiser steps of the autoencoder.")
+    vae_batch_size: int = Field(ge=1, description="Images per autoencoder step.")
+    vae_learning_rate: float = Field(gt=0, description="Peak learning rate of the autoencoder.")
+    unet_channels: list[int] = Field(min_length=1, description="Channels per UNet level.")
+    unet_steps: int = Field(ge=1, description="Optimiser steps of the UNet.")
+    unet_batch_size: int = Field(ge=1, description="Latents per UNet step, over all processes.")
+    unet_learning_rate: float = Field(gt=0, description="Peak learning rate of the UNet.")
+    prediction_type: Literal["epsilon", "v_prediction"] = Field(description="What the UNet predicts.")
+    ema_decay: float = Field(ge=0, lt=1, description="Decay of the moving average of the weights that is saved.")
+    caption_dropout: float = Field(ge=0, lt=1, description="Share of empty captions (classifier-free guidance).")
+    flip: bool = Field(description="Also train on mirrored images.")
+    max_tokens: int = Field(ge=4, le=512, description="Tokens a caption is padded or cut to.")
+    processes: int = Field(ge=1, description="Data-parallel processes; the result depends on it only by rounding.")
+    checkpoint_every: int = Field(ge=1, description="Steps between resumable checkpoints.")
+
+
+class LossParams(Section):
+    """The (timestep, noise) grid that a record's loss is measured on."""
+
+    timesteps: int = Field(ge=2, description="Grid points: midpoints of equal strides over the training timesteps.")
+    draws: int = Field(ge=1, description="Independent noises per grid point.")
+    flips: Literal["model", "both", "none"] = Field(
+        description="Mirror images: as the model was trained (`model`), always (`both`) or never (`none`)."
+    )
+
+
+class FisherParams(Section):
+    """The diagonal Fisher information of the selected weights."""
+
+    draws: int = Field(ge=1, description="Draws of (timestep, noise, caption, flip) per record.")
+
+
+class WeightParams(Section):
+    """Which weights move."""
+
+    preset: Literal["cross-attn-kv", "cross-attn", "attn", "all"] = Field(description="A named set of weights.")
+    patterns: list[str] | None = Field(description="Shell patterns over parameter names, instead of the preset.")
+
+
+class QueryParams(Section):
+    """The pictures that are asked about: generated from prompts, or given with the prompts they came from."""
+
+    prompts: list[str] = Field(description="Prompts to generate pictures from.")
+    seed: int = Field(ge=0, description="Seed of the first prompt's initial noise; the next ones count up.")
+    pictures: list[str] = Field(description="Picture files to audit instead; then `prompts` are theirs, in order.")
+    guidance: float = Field(ge=0, description="Classifier-free guidance scale of the generation.")
+    steps: int = Field(ge=1, description="Denoising steps of the generation.")
+
+    @model_validator(mode="after")
+    def _one_prompt_each(self) -> QueryParams:
+        if not self.prompts:
+            raise ValueError("`prompts` must hold at least one prompt")
+        if any(not p.strip() for p in self.prompts):
+            raise ValueError("`prompts` holds an empty prompt")
+        if self.pictures and len(self.pictures) != len(self.prompts):
+            raise ValueError(f"{len(self.pictures)} `pictures` need as many `prompts`, not {len(self.prompts)}")
+        return self
+
+
+class UnlearnParams(Section):
+    """The one step that raises the loss on the query."""
+
+    samples: int = Field(ge=1, description="(timestep, noise) samples that the query's gradient averages over.")
+    damping: float = Field(ge=0, description="Added to the Fisher, as a share of its mean in each layer.")
+    loss_ratio: float = Field(gt=1, description="The step is as long as raises the query's loss to this multiple.")
+    probe_samples: int = Field(ge=1, description="Fixed samples, unseen by the gradient, that the effect is read on.")
+    official_batches: int = Field(ge=1, description="Batches of 80 samples in the published recipe (625 published).")
+    official_alpha: float = Field(gt=0, description="Step size of the published recipe.")
+
+
+class ReportParams(Section):
+    """What the report shows."""
+
+    title: str = Field(description="The report's title.")
+    top: int = Field(ge=1, le=100, description="Records shown per query.")
+    false_discovery_rate: float = Field(gt=0, lt=1, description="Where the ranking's signal is said to end.")
+
+
+class RunParams(Section):
+    """Where and how fast; none of it changes a result beyond rounding."""
+
+    device: str = Field(description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(description="Compute type of the denoiser's forward pass.")
+    batch_size: int = Field(ge=1, description="Samples per forward pass.")
+    shards: int = Field(ge=1, description="Parts the records are split into: the unit of caching and resume.")
+    cache: str | None = Field(description="Folder of content-addressed caches; null: the user's cache folder.")
+
+
+class TrackingParams(Section):
+    """MLflow."""
+
+    enabled: bool = Field(description="Log the audit to MLflow.")
+    uri: str | None = Field(description="Tracking URI; null: MLFLOW_TRACKING_URI, else sqlite in the working folder.")
+    experiment: str = Field(description="Experiment name.")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: int = Field(ge=0, description="The run's seed: training, noise, everything random derives from it.")
+    compat: Literal["unsee", "official"] = Field(
+        description="`unsee`: damped step, sized by its effect, midpoint grid, mean over flips. `official`: the "
+        "published recipe: no damping, fixed step size, grid 0, 50, .., 950, the larger of the two flips."
+    )
+    data: DataParams
+    model: ModelParams
+    train: TrainParams
+    loss: LossParams
+    fisher: FisherParams
+    weights: WeightParams
+    queries: QueryParams
+    unlearn: UnlearnParams
+    report: ReportParams
+    run: RunParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _resolution_is_known(self) -> Params:
+        if self.data.resolution is None and self.model.path is None:
+            raise ValueError("`data.resolution` must be given where `model.path` is not")
+        return self
+
+
+def default_values() -> dict[str, Any]:
+    """The shipped params.yaml as plain values."""
+    text = resources.files("unsee").joinpath("params.yaml").read_text()
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+def load_params(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Params:
+    """Read params.yaml over the shipped defaults, then dotted `overrides` ("queries.seed": 3) over both.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or a key is unknown or of the wrong type.
+    """
+    values = default_values()
+    where = "command line" if path is None else str(path)
+    if path is not None:
+        try:
+            given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})."
+            raise InputError(problem, file=path, remedy="Name an existing file.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            problem = f"is not valid YAML ({' '.join(str(error).split())})."
+            raise InputError(problem, file=path, remedy="Correct that line.") from error
+        if given is not None:
+            if not isinstance(given, dict):
+                raise InputError("is not a mapping of sections.", file=path, remedy="See docs/reference/params.md.")
+            values = _laid_over(values, given)
+    for dotted, value in (overrides or {}).items():
+        nested: Any = value
+        for key in reversed(dotted.split(".")):
+            nested = {key: nested}
+        values = _laid_over(values, nested)
+    return validate(values, where)
+
+
+def validate(values: dict[str, Any], where: str) -> Params:
+    """Values, as YAML gives them, as `Params`; an `InputError` names `where` and every offending field."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "missing" else f" (given: {_short(first['input'])})"
+        more = "" if error.error_count() == 1 else f" {error.error_count() - 1} more field(s) are wrong too."
+        problem = f"{message[0].lower()}{message[1:]}{given}."
+        remedy = f"Correct it; every key is described in docs/reference/params.md.{more}"
+        raise InputError(problem, file=where, field=field, remedy=remedy) from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.copy(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _laid_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,18 @@
+"""How records are split into shards: by their id, so that a shard does not depend on the order of the set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def shard_of(record: str, shards: int) -> int:
+    """The shard, in [0, shards), of a record id (whose first 16 hex digits are uniform)."""
+    return int(record[:16], 16) % shards
+
+
+def split_records(records: Sequence[str], shards: int) -> list[list[str]]:
+    """The records of each shard, each in the given order; empty shards are left out."""
+    parts: list[list[str]] = [[] for _ in range(shards)]
+    for record in records:
+        parts[shard_of(record, shards)].append(record)
+    return [part for part in parts if part]

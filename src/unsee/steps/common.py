@@ -1,0 +1,76 @@
+"""What several steps derive from the same inputs in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from unsee import artifacts
+from unsee.attribution.grid import Grid, midpoint_grid, official_grid
+from unsee.cache import ContentCache, default_root
+from unsee.errors import InputError
+from unsee.models.interface import TextToImageModel
+from unsee.models.pipeline import DiffusersModel
+from unsee.params import Params
+
+MODEL_KIND = "ReferenceModel"
+MODEL_SCHEMA_VERSION = 1
+
+Inputs = Mapping[str, Path]
+
+
+def audited_folder(inputs: Inputs) -> Path:
+    """The pipeline folder of the audited model: the one trained here, or the user's own.
+
+    Raises:
+        ArtifactError: the model artifact is missing or corrupt.
+    """
+    folder = inputs["train_reference"]
+    header = artifacts.read_header(folder, MODEL_KIND, MODEL_SCHEMA_VERSION, verify=False)
+    external = header.meta.get("external")
+    return Path(external) if external else folder / artifacts.PIPELINE
+
+
+def audited_model(inputs: Inputs, params: Params) -> DiffusersModel:
+    """The audited model, loaded on the device that the params name.
+
+    Raises:
+        InputError: the user's model has changed since the audit began.
+    """
+    folder = inputs["train_reference"]
+    header = artifacts.read_header(folder, MODEL_KIND, MODEL_SCHEMA_VERSION, verify=False)
+    model = DiffusersModel.load(audited_folder(inputs), device=params.run.device, dtype=params.run.dtype)
+    if model.digest != header.meta["model"]:
+        raise InputError(
+            "has changed since the audit began.",
+            file=audited_folder(inputs),
+            remedy="Run the step train_reference again.",
+        )
+    return model
+
+
+def flips(params: Params, model: TextToImageModel) -> tuple[bool, ...]:
+    """Which mirror images take part: plain only, or plain and mirrored."""
+    if params.compat == "official" or params.loss.flips == "both":
+        return (False, True)
+    if params.loss.flips == "none":
+        return (False,)
+    return (False, True) if model.trained_with_flips else (False,)
+
+
+def loss_grid(params: Params, model: TextToImageModel) -> Grid:
+    """The grid that losses are measured on."""
+    if params.compat == "official":
+        return official_grid(model.train_timesteps, params.seed)
+    if params.loss.timesteps > model.train_timesteps:
+        raise InputError(
+            f"is {params.loss.timesteps}, the model has {model.train_timesteps} timesteps.",
+            field="loss.timesteps",
+            remedy="Choose fewer.",
+        )
+    return midpoint_grid(model.train_timesteps, params.loss.timesteps, params.loss.draws, params.seed)
+
+
+def content_cache(params: Params) -> ContentCache:
+    """The cache that the params name, or the user's own."""
+    return ContentCache(Path(params.run.cache) if params.run.cache else default_root())

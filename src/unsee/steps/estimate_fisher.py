@@ -1,0 +1,72 @@
+"""Step `estimate_fisher`: the diagonal Fisher information of the selected weights over the training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unsee import artifacts
+from unsee.attribution import fisher_artifact
+from unsee.attribution.fisher import FisherSums, fisher_draws, fisher_sums, merge
+from unsee.models.encoded_set import EncodedSet
+from unsee.models.weights import select_weights
+from unsee.params import Params
+from unsee.progress import Progress
+from unsee.records.sharding import split_records
+from unsee.steps.common import Inputs, audited_model, content_cache, flips
+
+_ENTRY = "sums"
+
+
+def run(inputs: Inputs, params: Params, out: Path) -> None:
+    """Sum squared per-record gradients shard by shard, taking finished shards from the cache.
+
+    Args:
+        inputs: `train_reference`, `encode`.
+        params: all parameters.
+        out: folder of the Fisher to write.
+    """
+    encoded = EncodedSet.load(inputs["encode"])
+    model = audited_model(inputs, params)
+    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    cache = content_cache(params)
+    mirrored, draws = flips(params, model), params.fisher.draws
+    parts: list[FisherSums] = []
+    meta: dict[str, Any] = {}
+    with (
+        artifacts.writing(out, fisher_artifact.KIND, fisher_artifact.SCHEMA_VERSION, meta) as part,
+        Progress("Fisher information", total=len(encoded) * draws, unit="gradient") as progress,
+    ):
+        for records in split_records(encoded.records, params.run.shards):
+            keys = [entry.key for entry in encoded.entries(mirrored, set(records))]
+            place = fisher_artifact.shard_place(
+                model.digest, list(weights), keys, draws=draws, seed=params.seed, dtype=params.run.dtype
+            )
+            held = cache.read(place, _ENTRY, fisher_artifact.SUFFIX)
+            if held is None:
+                sums = fisher_sums(
+                    model,
+                    encoded,
+                    weights,
+                    fisher_draws(encoded, records, mirrored, draws, params.seed, model.train_timesteps),
+                    seed=params.seed,
+                    batch_size=params.run.batch_size,
+                    advance=progress.advance,
+                )
+                cache.write(place, _ENTRY, fisher_artifact.sums_to_bytes(sums), fisher_artifact.SUFFIX)
+            else:
+                sums = fisher_artifact.sums_from_bytes(held)
+                progress.advance(sums.count)
+            parts.append(sums)
+        total = merge(parts)
+        fisher_artifact.write_fisher(part, total)
+        meta.update(
+            {
+                "model": model.digest,
+                "encoded_set": encoded.digest,
+                "records": len(encoded),
+                "count": total.count,
+                "moved_weights": sum(values.numel() for values in total.sums.values()),
+                "preset": params.weights.preset if params.weights.patterns is None else params.weights.patterns,
+            }
+        )

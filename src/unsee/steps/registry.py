@@ -1,0 +1,100 @@
+"""The steps of an audit, in order: the one list that the runner, dvc.yaml and the command line follow."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsee.params import Params
+
+StepFunction = Callable[[Mapping[str, Path], Params, Path], None]
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """A step as the workflow sees it.
+
+    Attributes:
+        name: also the module under `unsee.steps` and the folder below the work folder.
+        inputs: steps whose artifacts it reads.
+        params: keys of params.yaml (a section, or one key in it) that its result depends on.
+        kind: kind of the artifact it writes.
+        schema_version: of that artifact.
+        version: raised by hand when the step gives another result for the same inputs and params.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    kind: str
+    schema_version: int = 1
+    version: int = 1
+
+    @property
+    def run(self) -> StepFunction:
+        """The step's function; its module, and with it torch, is imported on first use."""
+        function: StepFunction = importlib.import_module(f"unsee.steps.{self.name}").run
+        return function
+
+    def outside(self, params: Params) -> Any:
+        """What the step reads besides its inputs and params (a user's files), as a value that changes when they do."""
+        module = importlib.import_module(f"unsee.steps.{self.name}")
+        look: Callable[[Params], Any] | None = getattr(module, "outside", None)
+        return None if look is None else look(params)
+
+
+_GRID = ("compat", "loss", "seed", "run.dtype")
+
+_IN_ORDER = (
+    StepSpec("version_data", (), ("data", "model"), "TrainingSet"),
+    StepSpec("train_reference", ("version_data",), ("model", "train", "seed"), "ReferenceModel"),
+    StepSpec("encode", ("version_data", "train_reference"), ("compat", "loss.flips"), "EncodedSet"),
+    StepSpec("cache_baseline", ("train_reference", "encode"), _GRID, "LossTable"),
+    StepSpec("estimate_fisher", ("train_reference", "encode"), ("fisher", "weights", *_GRID), "Fisher"),
+    StepSpec("make_queries", ("train_reference",), ("queries", "data.max_megapixels"), "QuerySet"),
+    StepSpec(
+        "unlearn",
+        ("train_reference", "make_queries", "estimate_fisher"),
+        ("compat", "unlearn", "weights", "seed", "run.dtype"),
+        "UnlearnedWeights",
+    ),
+    StepSpec(
+        "score",
+        ("train_reference", "encode", "cache_baseline", "unlearn"),
+        ("report.false_discovery_rate", "weights", *_GRID),
+        "Scores",
+    ),
+    StepSpec(
+        "report",
+        (
+            "version_data",
+            "train_reference",
+            "encode",
+            "cache_baseline",
+            "estimate_fisher",
+            "make_queries",
+            "unlearn",
+            "score",
+        ),
+        ("report", "compat", "data", "model", "train", "loss", "fisher", "weights", "queries", "unlearn", "seed"),
+        "Report",
+    ),
+)
+
+STEPS: Mapping[str, StepSpec] = {spec.name: spec for spec in _IN_ORDER}
+"""Every step by name, in an order in which inputs come first."""
+
+
+def relevant(params: Params, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values of params.yaml under `keys`, by dotted key."""
+    values = params.model_dump(mode="json")
+    found = {}
+    for key in keys:
+        value: Any = values
+        for part in key.split("."):
+            value = value[part]
+        found[key] = value
+    return found

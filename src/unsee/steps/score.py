@@ -1,0 +1,102 @@
+"""Step `score`: every record's losses at each query's unlearned weights, and the rankings that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unsee import artifacts
+from unsee.attribution import loss_table, scores
+from unsee.attribution.loss_table import LossTable
+from unsee.attribution.losses import grid_losses
+from unsee.attribution.scores import Ranking, ScoresWriter, ScoreSummary
+from unsee.attribution.scoring import ranks, record_scores
+from unsee.attribution.significance import significance
+from unsee.attribution.unlearned_weights import UnlearnedWeights
+from unsee.models.encoded_set import EncodedSet, Entry
+from unsee.models.weights import select_weights, shifted
+from unsee.params import Params
+from unsee.progress import Progress
+from unsee.steps.common import Inputs, audited_model, content_cache, flips, loss_grid
+
+
+def run(inputs: Inputs, params: Params, out: Path) -> None:
+    """Score every record for every query, exactly; finished shards come from the cache.
+
+    Args:
+        inputs: `train_reference`, `encode`, `cache_baseline`, `unlearn`.
+        params: all parameters.
+        out: folder of the Scores to write.
+    """
+    encoded = EncodedSet.load(inputs["encode"])
+    table = LossTable.load(inputs["cache_baseline"])
+    unlearned = UnlearnedWeights.load(inputs["unlearn"])
+    model = audited_model(inputs, params)
+    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    grid = loss_grid(params, model)
+    entries = encoded.entries(flips(params, model))
+    baseline = table.rows(entries)
+    cache = content_cache(params)
+    usable = [row for row in unlearned.queries if row.failure is None]
+    summaries: list[ScoreSummary] = []
+    meta: dict[str, Any] = {"model": model.digest, "baseline": table.digest, "unlearned": unlearned.digest}
+    with (
+        artifacts.writing(out, scores.KIND, scores.SCHEMA_VERSION, meta) as part,
+        Progress("Scoring", total=len(usable) * len(entries) * grid.points, unit="evaluation") as progress,
+    ):
+
+        def measure(shard: Sequence[Entry]) -> np.ndarray:
+            return grid_losses(
+                model, encoded, shard, grid, batch_size=params.run.batch_size, advance=progress.advance
+            )
+
+        writer = ScoresWriter(part)
+        for row in unlearned.queries:
+            if row.failure is not None:
+                summaries.append(ScoreSummary(row.query, row.failure, None, None, None, None))
+                continue
+            with shifted(weights, unlearned.change(row)):
+                losses = loss_table.cached_losses(
+                    cache,
+                    loss_table.cache_place(model.digest, grid, params.run.dtype, row.change_digest),
+                    entries,
+                    grid.points,
+                    measure,
+                    shards=params.run.shards,
+                    hit=lambda count: progress.advance(count * grid.points),
+                )
+            ranking, summary = _ranked(row.query, entries, baseline, losses, params, grid)
+            if ranking is not None:
+                writer.add(ranking)
+            summaries.append(summary)
+        writer.finish(summaries)
+        signals = [s.signal_end for s in summaries if s.signal_end is not None]
+        meta["metrics"] = {"mean_signal_end": float(np.mean(signals)) if signals else 0.0}
+
+
+def _ranked(
+    query: str, entries: Sequence[Entry], baseline: np.ndarray, losses: np.ndarray, params: Params, grid: Any
+) -> tuple[Ranking | None, ScoreSummary]:
+    bad = int((~np.isfinite(losses)).sum())
+    if bad:
+        reason = f"{bad} of {losses.size} training losses are not finite at the unlearned weights."
+        return None, ScoreSummary(query, reason, None, None, None, None)
+    result = record_scores(
+        entries, baseline, losses, grid, flips="max" if params.compat == "official" else "mean"
+    )
+    tested = significance(result.score, result.standard_error, params.report.false_discovery_rate)
+    ranking = Ranking(
+        query,
+        result.records,
+        result.score,
+        result.standard_error,
+        ranks(result.score, result.records),
+        tested.p_noise,
+    )
+    summary = ScoreSummary(
+        query, None, tested.location, tested.scale, tested.signal_end, float(baseline.mean())
+    )
+    return ranking, summary
