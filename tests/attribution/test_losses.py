@@ -41,7 +41,7 @@ def test_shard_invariance(
     shards: int, tiny_model: DiffusersModel, encoded_digits: EncodedSet, reference: dict[str, np.ndarray]
 ) -> None:
     parts = split_records(encoded_digits.records, shards)
-    assert sorted(sum(parts, [])) == sorted(encoded_digits.records)
+    assert sorted(record for part in parts for record in part) == sorted(encoded_digits.records)
     for records in parts:
         entries = encoded_digits.entries((False, True), set(records))
         check(entries, grid_losses(tiny_model, encoded_digits, entries, GRID, batch_size=16), reference)

@@ -33,7 +33,7 @@ def naive_loss(model: DiffusersModel, latent, text, timestep: int, eps) -> torch
 
 
 def test_official_parity(tiny_model: DiffusersModel, encoded_digits: EncodedSet) -> None:
-    """compat: official = ascent theta0 + (alpha / N) F^-1 g, undamped; grid 0, 50, .., 950; captions mean; flips max."""
+    """compat: official is theta0 + (alpha / N) F^-1 g, undamped; grid 0, 50, .., 950; captions mean, flips max."""
     records = encoded_digits.records[:N]
     rows = {r: [e for e in encoded_digits.entries((False, True)) if e.record == r] for r in records}
     picture = Picture("query", encoded_digits.latents([7], [False])[0], encoded_digits.text_states([1]))
@@ -63,7 +63,7 @@ def test_official_parity(tiny_model: DiffusersModel, encoded_digits: EncodedSet)
         text = encoded_digits.text_states([entry.text])["states"]
         loss = naive_loss(tiny_model, latent, text, timestep, noise("fisher", entry.key, timestep, draw))
         for total, g in zip(sums, torch.autograd.grad(loss, params), strict=True):
-            total += g.double() ** 2
+            total.add_(g.double() ** 2)
     ascent = [torch.zeros_like(p, dtype=torch.float64) for p in params]
     for batch in range(BATCHES):
         order = np.argsort(uniforms(f"official-{batch}", SEED, "query", 1000), kind="stable")[:80]
@@ -71,7 +71,7 @@ def test_official_parity(tiny_model: DiffusersModel, encoded_digits: EncodedSet)
             eps = noise("official", "query", timestep, batch * 80 + i)
             loss = naive_loss(tiny_model, picture.latent[None], picture.text["states"], timestep, eps)
             for total, g in zip(ascent, torch.autograd.grad(loss, params), strict=True):
-                total += g.double() / (80 * BATCHES)
+                total.add_(g.double() / (80 * BATCHES))
     for p in params:
         p.requires_grad_(False)
     moved = [
@@ -85,7 +85,9 @@ def test_official_parity(tiny_model: DiffusersModel, encoded_digits: EncodedSet)
             latent = encoded_digits.latents([entry.position], [entry.flip])
             text = encoded_digits.text_states([entry.text])["states"]
             with torch.no_grad():
-                values.append(float(naive_loss(tiny_model, latent, text, timestep, noise("loss", entry.key, timestep, 0))))
+                values.append(
+                    float(naive_loss(tiny_model, latent, text, timestep, noise("loss", entry.key, timestep, 0)))
+                )
         return float(np.mean(values))
 
     kept = [p.detach().clone() for p in params]
@@ -133,7 +135,11 @@ def test_small_steps_give_the_first_order_product(tiny_model: DiffusersModel, en
     for record in records:
         total = 0.0
         for entry in by_record[record]:
-            own = Picture(entry.key, encoded_digits.latents([entry.position], [False])[0], encoded_digits.text_states([entry.text]))
+            own = Picture(
+                entry.key,
+                encoded_digits.latents([entry.position], [False])[0],
+                encoded_digits.text_states([entry.text]),
+            )
             samples = own.samples("loss", SEED, list(grid.timesteps), [0] * len(grid.timesteps))
             own_gradient = unlearning.query_gradient(tiny_model, weights, [samples])
             total += sum(float((own_gradient[n] * step.change[n].double()).sum()) for n in weights)

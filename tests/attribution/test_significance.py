@@ -41,11 +41,7 @@ def test_equal_scores_are_no_signal() -> None:
     assert significance(np.ones(10), np.zeros(10), 0.05).signal_end == 0
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(-5, 5), st.booleans(), st.sampled_from(["a", "b", None])), min_size=1, max_size=30
-    )
-)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.booleans(), st.sampled_from(["a", "b", None])), min_size=1, max_size=30))
 def test_shares_add_up_to_one_or_there_are_none(rows) -> None:
     score = np.array([r[0] for r in rows])
     inside = np.array([r[1] for r in rows])

@@ -1,0 +1,1 @@
+"""The method: noise, losses, Fisher information, unlearning, scores."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +45,7 @@ def merge(parts: Sequence[FisherSums]) -> FisherSums:
     if not parts:
         raise ValueError("no Fisher sums to merge")
     names = list(parts[0].sums)
-    if any(list(part.sums) != names for part in parts):
+    if any(set(part.sums) != set(names) for part in parts):
         raise ValueError("Fisher sums of different parameters cannot be merged")
     sums = {name: torch.stack([part.sums[name] for part in parts]).sum(dim=0) for name in names}
     return FisherSums(sums, sum(part.count for part in parts))
@@ -55,7 +54,7 @@ def merge(parts: Sequence[FisherSums]) -> FisherSums:
 def fisher_draws(
     encoded: EncodedSet, records: Sequence[str], flips: Sequence[bool], draws: int, seed: int, train_timesteps: int
 ) -> list[tuple[Entry, int, int]]:
-    """For every record `draws` of (entry, timestep, draw): timesteps stratified over [0, T), caption and flip at random.
+    """For every record, `draws` of (entry, timestep, draw): stratified timesteps, caption and flip at random.
 
     Each record's draws depend on the record and the seed alone.
     """
@@ -67,9 +66,7 @@ def fisher_draws(
         entries = by_record[record]
         timesteps = stratified_timesteps(PURPOSE, seed, record, draws, train_timesteps)
         picks = (uniforms(f"{PURPOSE}-entry", seed, record, draws) * len(entries)).astype(int)
-        chosen += [
-            (entries[pick], int(t), draw) for draw, (t, pick) in enumerate(zip(timesteps, picks, strict=True))
-        ]
+        chosen += [(entries[pick], int(t), draw) for draw, (t, pick) in enumerate(zip(timesteps, picks, strict=True))]
     return chosen
 
 
@@ -122,7 +119,7 @@ def squared_gradients(model: TextToImageModel, weights: Weights, samples: Sample
     try:
         with training_only(model.denoiser, weights):
             # Samples do not interact, so the gradient of the sum is every sample's own gradient.
-            sample_losses(model, samples).sum().backward()
+            torch.autograd.backward(sample_losses(model, samples).sum())
         for (prefix, module), tap in zip(layers.items(), taps, strict=True):
             inputs, outputs = tap.collected()
             if f"{prefix}.weight" in weights:
@@ -146,7 +143,11 @@ class _Tap:
     def _forward(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         use = len(self._inputs)
         self._inputs.append(_tokens(args[0].detach()))
-        output.register_hook(lambda gradient: self._outputs.__setitem__(use, _tokens(gradient.detach())))
+
+        def keep(gradient: Tensor) -> None:
+            self._outputs[use] = _tokens(gradient.detach())
+
+        output.register_hook(keep)  # type: ignore[no-untyped-call]
 
     def collected(self) -> tuple[Tensor, Tensor]:
         """All uses of the layer in one forward pass, joined along the tokens."""
@@ -176,9 +177,7 @@ def _linear_layers(denoiser: nn.Module, weights: Weights) -> dict[str, nn.Linear
     return layers
 
 
-def _squared_one_by_one(
-    model: TextToImageModel, weights: Weights, samples: Samples
-) -> Iterable[tuple[str, Tensor]]:
+def _squared_one_by_one(model: TextToImageModel, weights: Weights, samples: Samples) -> Iterable[tuple[str, Tensor]]:
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in weights.items()}
     with training_only(model.denoiser, weights):
         for row in range(len(samples.timesteps)):
@@ -205,4 +204,3 @@ def damped_inverse(fisher: Mapping[str, Tensor], damping: float) -> dict[str, Te
         damped = values + damping * values.mean()
         inverse[name] = torch.where(damped > 0, 1 / damped, 0.0) if damping > 0 else 1 / damped
     return inverse
-

@@ -36,7 +36,8 @@ class Grid:
 
     def per_timestep(self, losses: np.ndarray) -> np.ndarray:
         """Losses [..., points] averaged over draws: [..., timesteps]."""
-        return losses.reshape(*losses.shape[:-1], len(self.timesteps), self.draws).mean(axis=-1)
+        result: np.ndarray = losses.reshape(*losses.shape[:-1], len(self.timesteps), self.draws).mean(axis=-1)
+        return result
 
     def spec(self) -> dict[str, Any]:
         """What identifies the grid in cache keys."""

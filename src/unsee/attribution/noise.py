@@ -66,10 +66,13 @@ def gaussian(keys: Sequence[NoiseKey], shape: Sequence[int]) -> Tensor:
 def uniforms(purpose: str, seed: int, identity: str, count: int) -> np.ndarray:
     """`count` uniforms in [0, 1), float64, a pure function of the arguments (a prefix of any longer request)."""
     key = NoiseKey(purpose, seed, identity, timestep=-1, draw=0)
-    return (Philox(key=key.words()).random_raw(count) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    words = Philox(key=key.words()).random_raw(count)
+    result: np.ndarray = (words >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return result
 
 
 def stratified_timesteps(purpose: str, seed: int, identity: str, count: int, train_timesteps: int) -> np.ndarray:
     """`count` timesteps in [0, T), one uniformly from each of `count` equal strata, int64."""
     position = (np.arange(count) + uniforms(purpose, seed, identity, count)) / count
-    return np.minimum((position * train_timesteps).astype(np.int64), train_timesteps - 1)
+    result: np.ndarray = np.minimum((position * train_timesteps).astype(np.int64), train_timesteps - 1)
+    return result

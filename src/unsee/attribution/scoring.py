@@ -1,6 +1,6 @@
 """Scores from losses: whose training loss rose when the query was unlearned.
 
-    tau(z^, z) = L(z, theta(z^)) - L(z, theta0), both at the same timesteps and noise.
+tau(z^, z) = L(z, theta(z^)) - L(z, theta0), both at the same timesteps and noise.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def standard_error(curve: np.ndarray) -> np.ndarray:
 
 
 def ranks(score: np.ndarray, records: Sequence[str]) -> np.ndarray:
-    """Ranks from 1 for the largest score, int64; equal scores are ordered by record id, so ranks never depend on order."""
+    """Ranks from 1 for the largest score, int64; equal scores are ordered by record id."""
     order = sorted(range(len(score)), key=lambda i: (-score[i], records[i]))
     result = np.empty(len(score), dtype=np.int64)
     result[order] = np.arange(1, len(score) + 1)

@@ -54,7 +54,7 @@ class Step:
 
 
 def query_gradient(model: TextToImageModel, weights: Weights, batches: Sequence[Samples]) -> dict[str, Tensor]:
-    """grad of the mean loss over all samples of the batches, float64 on the CPU, by parameter name.
+    """Grad of the mean loss over all samples of the batches, float64 on the CPU, by parameter name.
 
     Raises:
         QueryFailure: it is not finite.
@@ -81,9 +81,7 @@ def gradient_batches(
     return split(picture.samples("gradient", seed, timesteps.tolist()), batch_size)
 
 
-def probe_batches(
-    picture: Picture, *, samples: int, seed: int, train_timesteps: int, batch_size: int
-) -> list[Samples]:
+def probe_batches(picture: Picture, *, samples: int, seed: int, train_timesteps: int, batch_size: int) -> list[Samples]:
     """The fixed samples that a step's effect is read on; the gradient did not use their noise.
 
     Batch shapes are fixed by `samples` and `batch_size`, so that float noise flips no branch of the search.

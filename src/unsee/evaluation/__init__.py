@@ -1,0 +1,1 @@
+"""How well a ranking does; knows no method."""

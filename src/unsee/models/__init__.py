@@ -1,0 +1,1 @@
+"""Diffusers pipelines behind one small interface: encode, target, predict, selectable weights."""

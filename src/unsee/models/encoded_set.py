@@ -68,9 +68,7 @@ class EncodedSet:
         self.digest = header.digest
         self.meta = header.meta
         table = pq.read_table(folder / artifacts.CAPTIONS, schema=_CAPTIONS_SCHEMA).to_pydict()
-        self._rows = list(
-            zip(table["record"], table["position"], table["caption_digest"], table["text"], strict=True)
-        )
+        self._rows = list(zip(table["record"], table["position"], table["caption_digest"], table["text"], strict=True))
         self.records: list[str] = list(dict.fromkeys(table["record"]))
         self.texts: TextStates = load_file(folder / artifacts.TEXTS)
         self._files: dict[tuple[int, bool], Any] = {}
@@ -153,9 +151,7 @@ def encode_training_set(
         for caption in record.captions:
             text = rows.setdefault(caption, len(rows))
             digest = caption_digest(caption)
-            captions.append(
-                {"record": record.record, "caption_digest": digest, "text": text, "position": position}
-            )
+            captions.append({"record": record.record, "caption_digest": digest, "text": text, "position": position})
     pq.write_table(pa.Table.from_pylist(captions, _CAPTIONS_SCHEMA), part / artifacts.CAPTIONS)
     save_file(dict(model.encode_texts(list(rows))), part / artifacts.TEXTS)
     for number, latents in enumerate(_latent_files(model, training_set, flips, advance)):

@@ -75,8 +75,6 @@ class TextToImageModel(Protocol):
         """The denoiser's output, same shape as `noisy`."""
         ...
 
-    def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], *, guidance: float, steps: int
-    ) -> list[Tensor]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], *, guidance: float, steps: int) -> list[Tensor]:
         """One picture per prompt, uint8 [H, W, 3]; each depends on its own prompt and seed only."""
         ...

@@ -102,7 +102,7 @@ class FlowObjective:
         return noise - latents
 
     def network_timesteps(self, timesteps: Tensor) -> Tensor:
-        """s T, float32."""
+        """S T, float32."""
         return (self._time(timesteps) * self.train_timesteps).float()
 
     def _time(self, timesteps: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def objective_from_scheduler(config: Mapping[str, Any], class_name: str, where: 
     """
     if class_name.startswith("FlowMatch"):
         return FlowObjective(int(config["num_train_timesteps"]), float(config.get("shift") or 1.0))
-    from diffusers import DDPMScheduler  # noqa: PLC0415  (slow to import)
+    from diffusers import DDPMScheduler
 
     prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in PREDICTION_TYPES:

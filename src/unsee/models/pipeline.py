@@ -40,8 +40,8 @@ class DiffusersModel:
         self.denoiser: nn.Module = pipe.unet
         self.objective = objective_from_scheduler(pipe.scheduler.config, type(pipe.scheduler).__name__, where)
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-            part.requires_grad_(False)
-            part.eval()
+            # A folder saved in half precision is computed with in full.
+            part.float().eval().requires_grad_(False)
         pipe.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -54,15 +54,19 @@ class DiffusersModel:
         """
         check_folder(folder)
         where = pick_device(device)
-        from diffusers import DiffusionPipeline  # noqa: PLC0415  (slow to import)
+        from diffusers import DiffusionPipeline
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         try:
             pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
             problem = f"cannot be loaded as a diffusers pipeline ({' '.join(str(error).split())[:300]})."
             raise InputError(problem, file=folder, remedy="Save it again with save_pretrained().") from error
         facts = read_facts(folder)
-        return cls(pipe.to(where, torch.float32), model_digest(folder), facts, str(folder), getattr(torch, dtype))
+        return cls(pipe.to(where), model_digest(folder), facts, str(folder), getattr(torch, dtype))
 
     @property
     def name(self) -> str:
@@ -105,7 +109,7 @@ class DiffusersModel:
         scale = vae.config.scaling_factor
         parts = [
             (vae.encode(part.to(self.device)).latent_dist.mode() - shift) * scale
-            for part in pixels.split(_PICTURES_PER_BATCH)
+            for part in torch.split(pixels, _PICTURES_PER_BATCH)
         ]
         return torch.cat(parts).float().cpu()
 

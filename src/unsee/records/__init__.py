@@ -1,0 +1,1 @@
+"""What is attributed to: training records and queries, checked, identified and versioned."""

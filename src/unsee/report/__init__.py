@@ -1,0 +1,1 @@
+"""The page people read and the summary machines read."""

@@ -1,0 +1,1 @@
+"""Training models, with and without some of the records."""

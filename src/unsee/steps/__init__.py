@@ -1,0 +1,1 @@
+"""One module per step of an audit: the only place where the other parts are put together."""

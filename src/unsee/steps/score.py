@@ -12,7 +12,7 @@ from unsee import artifacts
 from unsee.attribution import loss_table, scores
 from unsee.attribution.loss_table import LossTable
 from unsee.attribution.losses import grid_losses
-from unsee.attribution.scores import Ranking, ScoresWriter, ScoreSummary
+from unsee.attribution.scores import Ranking, ScoreSummary, ScoresWriter
 from unsee.attribution.scoring import ranks, record_scores
 from unsee.attribution.significance import significance
 from unsee.attribution.unlearned_weights import UnlearnedWeights
@@ -49,9 +49,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     ):
 
         def measure(shard: Sequence[Entry]) -> np.ndarray:
-            return grid_losses(
-                model, encoded, shard, grid, batch_size=params.run.batch_size, advance=progress.advance
-            )
+            return grid_losses(model, encoded, shard, grid, batch_size=params.run.batch_size, advance=progress.advance)
 
         writer = ScoresWriter(part)
         for row in unlearned.queries:
@@ -84,9 +82,7 @@ def _ranked(
     if bad:
         reason = f"{bad} of {losses.size} training losses are not finite at the unlearned weights."
         return None, ScoreSummary(query, reason, None, None, None, None)
-    result = record_scores(
-        entries, baseline, losses, grid, flips="max" if params.compat == "official" else "mean"
-    )
+    result = record_scores(entries, baseline, losses, grid, flips="max" if params.compat == "official" else "mean")
     tested = significance(result.score, result.standard_error, params.report.false_discovery_rate)
     ranking = Ranking(
         query,
@@ -96,7 +92,5 @@ def _ranked(
         ranks(result.score, result.records),
         tested.p_noise,
     )
-    summary = ScoreSummary(
-        query, None, tested.location, tested.scale, tested.signal_end, float(baseline.mean())
-    )
+    summary = ScoreSummary(query, None, tested.location, tested.scale, tested.signal_end, float(baseline.mean()))
     return ranking, summary

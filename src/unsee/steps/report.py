@@ -1,0 +1,280 @@
+"""Step `report`: the page people read and the summary machines read, from the artifacts of all other steps."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+import unsee
+from unsee import artifacts
+from unsee.attribution.fisher_artifact import Fisher
+from unsee.attribution.loss_table import LossTable
+from unsee.attribution.scores import Ranking, Scores, ScoreSummary
+from unsee.attribution.significance import group_shares
+from unsee.attribution.unlearned_weights import UnlearnedWeights, Unlearning
+from unsee.models.encoded_set import EncodedSet
+from unsee.models.pipeline import DiffusersModel
+from unsee.models.weights import select_weights
+from unsee.params import Params
+from unsee.records.query_set import Query, QuerySet
+from unsee.records.training_set import Record, TrainingSet
+from unsee.report.content import (
+    CURVE_LENGTH,
+    CodeFacts,
+    DataFacts,
+    Generated,
+    Given,
+    GroupFacts,
+    GroupShare,
+    MethodFacts,
+    ModelFacts,
+    QuarantinedFile,
+    QueryReport,
+    RankingFacts,
+    ReportContent,
+    StepFacts,
+    TopRecord,
+)
+from unsee.report.page import render_html
+from unsee.report.summary import summarise
+from unsee.steps.common import Inputs, audited_folder, audited_model, flips, loss_grid
+
+KIND = "Report"
+SCHEMA_VERSION = 1
+PARAMS_FILE = "params.yaml"
+
+
+def run(inputs: Inputs, params: Params, out: Path) -> None:
+    """Write `report.html`, `report.json` and the params to reproduce them with.
+
+    Args:
+        inputs: every other step.
+        params: all parameters.
+        out: folder of the Report to write.
+    """
+    training_set = TrainingSet.load(inputs["version_data"])
+    queries = QuerySet.load(inputs["make_queries"])
+    unlearned = UnlearnedWeights.load(inputs["unlearn"])
+    scores = Scores.load(inputs["score"])
+    fisher = Fisher.load(inputs["estimate_fisher"])
+    model = audited_model(inputs, params)
+    steps = {row.query: row for row in unlearned.queries}
+    reports = tuple(_query(query, steps[query.query], scores, training_set, params) for query in queries.queries)
+    shown = _shown(params)
+    content = ReportContent(
+        title=params.report.title,
+        model=_model(model, inputs, params),
+        data=_data(training_set),
+        method=_method(model, params),
+        queries=reports,
+        digests={
+            "TrainingSet": training_set.digest,
+            "model": model.digest,
+            "EncodedSet": EncodedSet.load(inputs["encode"], verify=False).digest,
+            "LossTable": LossTable.load(inputs["cache_baseline"], verify=False).digest,
+            "Fisher": fisher.digest,
+            "QuerySet": queries.digest,
+            "UnlearnedWeights": unlearned.digest,
+            "Scores": scores.digest,
+            "params": artifacts.digest_of(shown),
+        },
+        code=CodeFacts(unsee.__version__, commit()),
+        params=shown,
+        reproduce=_reproduce(),
+        notes=_notes(training_set, reports),
+    )
+    with artifacts.writing(out, KIND, SCHEMA_VERSION) as part:
+        (part / artifacts.REPORT_HTML).write_text(render_html(content), encoding="utf-8")
+        artifacts.write_json(part / artifacts.REPORT_JSON, summarise(content))
+        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+        (part / PARAMS_FILE).write_text(text, encoding="utf-8")
+
+
+def outside(_params: Params) -> dict[str, Any]:
+    """The code that the report names: a report of an older commit is not up to date."""
+    return {"version": unsee.__version__, "commit": commit()}
+
+
+def commit() -> str | None:
+    """The git commit of the checkout that unsee runs from, marked where files differ; None outside a checkout."""
+    source = Path(unsee.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=source, capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed package may lie inside somebody else's checkout, which says nothing about it.
+    tracked = git("ls-files", "--error-unmatch", "artifacts.py")
+    head = git("rev-parse", "HEAD")
+    if tracked is None or not head:
+        return None
+    return f"{head}, with uncommitted changes" if git("status", "--porcelain", "--", ".") else head
+
+
+def _shown(params: Params) -> dict[str, Any]:
+    # Where it ran and where it was tracked change no result, and a tracking address may hold a password.
+    return params.model_dump(mode="json", exclude={"tracking": True, "run": {"cache", "shards"}})
+
+
+def _reproduce() -> tuple[str, ...]:
+    head = commit()
+    install = (
+        f"pip install unsee=={unsee.__version__}"
+        if head is None
+        else f"git checkout {head.split(',')[0]} && make install"
+    )
+    return (install, f"unsee audit --params {PARAMS_FILE} --out audit")
+
+
+def _notes(training_set: TrainingSet, reports: tuple[QueryReport, ...]) -> tuple[str, ...]:
+    notes = []
+    if training_set.meta.get("fallback_from"):
+        notes.append(
+            f"The training set is {training_set.meta['source']}, because {training_set.meta['fallback_from']} could "
+            "not be fetched (npm is missing): this is a demonstration of the workflow, not of the method."
+        )
+    short = [r for r in reports if r.step is not None and not r.step.reached]
+    if short:
+        notes.append(
+            f"For {len(short)} of {len(reports)} queries no step raised the loss as far as wanted; their rankings rest "
+            "on the largest rise that was found."
+        )
+    return tuple(notes)
+
+
+def _model(model: DiffusersModel, inputs: Inputs, params: Params) -> ModelFacts:
+    moved = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    trained_here = params.model.path is None
+    return ModelFacts(
+        name="reference model, trained for this audit" if trained_here else audited_folder(inputs).name,
+        digest=model.digest,
+        weights=params.weights.preset if params.weights.patterns is None else ", ".join(params.weights.patterns),
+        moved_weights=sum(p.numel() for p in moved.values()),
+        parameters=sum(p.numel() for p in model.denoiser.parameters()),
+        prediction_type=model.objective.prediction_type,
+        trained_with_flips=model.trained_with_flips,
+    )
+
+
+def _data(training_set: TrainingSet) -> DataFacts:
+    groups: dict[str | None, list[Record]] = defaultdict(list)
+    for record in training_set.records:
+        groups[record.group].append(record)
+    named = sorted(groups, key=lambda g: (g is None, -len(groups[g]), g or ""))
+    return DataFacts(
+        source=str(training_set.meta["source"]),
+        digest=training_set.digest,
+        records=len(training_set),
+        groups=tuple(
+            GroupFacts(g, len(groups[g]), tuple(sorted({r.license for r in groups[g] if r.license}))) for g in named
+        ),
+        quarantined=tuple(QuarantinedFile(q.source, q.reason) for q in training_set.quarantine),
+        duplicates=int(training_set.meta["duplicates"]),
+        revision={str(key): str(value) for key, value in dict(training_set.meta.get("dvc") or {}).items()},
+    )
+
+
+def _method(model: DiffusersModel, params: Params) -> MethodFacts:
+    official = params.compat == "official"
+    grid = loss_grid(params, model)
+    return MethodFacts(
+        compat=params.compat,
+        timesteps=len(grid.timesteps),
+        draws=grid.draws,
+        flips=True in flips(params, model),
+        fisher_draws=params.fisher.draws,
+        damping=0.0 if official else params.unlearn.damping,
+        loss_ratio=None if official else params.unlearn.loss_ratio,
+        samples=80 * params.unlearn.official_batches if official else params.unlearn.samples,
+        seed=params.seed,
+        false_discovery_rate=params.report.false_discovery_rate,
+    )
+
+
+def _query(
+    query: Query, unlearning: Unlearning, scores: Scores, training_set: TrainingSet, params: Params
+) -> QueryReport:
+    summary = scores.summaries[query.query]
+    origin: Generated | Given | None = None
+    if query.source is not None:
+        origin = Given(query.source)
+    elif query.seed is not None and query.guidance is not None and query.steps is not None:
+        origin = Generated(query.seed, query.guidance, query.steps)
+    ranking = None
+    if summary.failure is None:
+        ranking = _ranking(query, scores.ranking(query.query), summary, training_set, params)
+    return QueryReport(
+        query=query.query,
+        prompt=query.prompt,
+        picture=query.png,
+        origin=origin,
+        failure=summary.failure,
+        step=_step(unlearning, params),
+        ranking=ranking,
+    )
+
+
+def _step(row: Unlearning, params: Params) -> StepFacts | None:
+    if row.alpha is None or row.loss_before is None or row.loss_after is None:
+        return None
+    if not np.isfinite([row.alpha, row.loss_before, row.loss_after]).all():
+        return None
+    return StepFacts(
+        alpha=row.alpha,
+        loss_before=row.loss_before,
+        loss_after=row.loss_after,
+        ratio_wanted=None if params.compat == "official" else params.unlearn.loss_ratio,
+        reached=bool(row.reached),
+        evaluations=int(row.probes or 0),
+    )
+
+
+def _ranking(
+    query: Query, ranking: Ranking, summary: ScoreSummary, training_set: TrainingSet, params: Params
+) -> RankingFacts:
+    location, end = float(summary.null_location or 0.0), int(summary.signal_end or 0)
+    top = ranking.records[: params.report.top]
+    pictures = training_set.pictures(top)
+    records = [training_set.records[training_set.index[name]] for name in ranking.records]
+    shares = group_shares(ranking.score, location, np.arange(len(records)) < end, [record.group for record in records])
+    members: dict[str, int] = defaultdict(int)
+    for record in records[:end]:
+        members[record.group or "(none)"] += 1
+    return RankingFacts(
+        records=len(records),
+        null_location=location,
+        null_scale=float(summary.null_scale or 0.0),
+        signal_end=end,
+        mean_baseline_loss=float(summary.mean_baseline_loss or 0.0),
+        top=tuple(
+            TopRecord(
+                rank=row + 1,
+                record=record.record,
+                png=pictures[record.record],
+                caption=query.prompt if query.prompt in record.captions else record.captions[0],
+                score=float(ranking.score[row]),
+                standard_error=float(ranking.standard_error[row]),
+                p_noise=float(ranking.p_noise[row]),
+                group=record.group,
+                license=record.license,
+                source=record.source,
+                duplicate_of=record.duplicate_of,
+                same_caption=query.prompt in record.captions,
+            )
+            for row, record in enumerate(records[: params.report.top])
+        ),
+        shares=tuple(
+            GroupShare(None if group == "(none)" else group, share, members[group]) for group, share in shares.items()
+        ),
+        curve=tuple(float(score) for score in ranking.score[:CURVE_LENGTH]),
+    )

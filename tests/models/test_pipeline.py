@@ -1,0 +1,108 @@
+"""A pipeline folder: loaded whole, refused with a reason, and used as its own pipeline would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from unsee.errors import EnvironmentProblem, InputError
+from unsee.models.pipeline import DiffusersModel, model_digest, pick_device
+
+
+@pytest.fixture
+def copy(pipeline_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pipeline_folder, tmp_path / "pipeline"))
+
+
+def test_shapes(tiny_model: DiffusersModel) -> None:
+    assert tiny_model.latent_shape == (4, 8, 8)
+    assert tiny_model.resolution == 16
+    assert tiny_model.train_timesteps == 1000
+    latents = tiny_model.encode_pictures(torch.zeros(3, 3, 16, 16))
+    assert latents.shape == (3, 4, 8, 8)
+
+
+def test_latents_are_the_scaled_mode_and_never_random(tiny_model: DiffusersModel) -> None:
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        mode = tiny_model._pipe.vae.encode(pixels).latent_dist.mode()
+    torch.testing.assert_close(tiny_model.encode_pictures(pixels), mode * 0.7)
+    assert torch.equal(tiny_model.encode_pictures(pixels), tiny_model.encode_pictures(pixels))
+
+
+def test_text_states_are_what_the_pipeline_feeds_its_unet(tiny_model: DiffusersModel) -> None:
+    seen = []
+    handle = tiny_model.denoiser.register_forward_pre_hook(
+        lambda _m, _args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    tiny_model.generate(["the digit 3"], [0], guidance=0.0, steps=1)
+    handle.remove()
+    torch.testing.assert_close(tiny_model.encode_texts(["the digit 3"])["states"], seen[0])
+
+
+def test_a_picture_depends_on_its_own_prompt_and_seed_only(tiny_model: DiffusersModel) -> None:
+    prompts, seeds = ["the digit 3", "the digit 5", "a digit"], [1, 2, 3]
+    together = tiny_model.generate(prompts, seeds, guidance=3.0, steps=3)
+    for row in range(3):
+        alone = tiny_model.generate(prompts[row : row + 1], seeds[row : row + 1], guidance=3.0, steps=3)[0]
+        assert (alone.int() - together[row].int()).abs().max() <= 1
+    assert together[0].shape == (16, 16, 3)
+    assert together[0].dtype == torch.uint8
+
+
+def test_the_digest_changes_with_any_file_and_follows_links(copy: Path, tmp_path: Path) -> None:
+    before = model_digest(copy)
+    real = tmp_path / "blob"
+    (copy / "unet" / "config.json").rename(real)
+    (copy / "unet" / "config.json").symlink_to(real)
+    assert model_digest(copy) == before
+    (copy / "unsee.json").write_text('{"flip": true}')
+    assert model_digest(copy) != before
+    assert DiffusersModel.load(copy, device="cpu").trained_with_flips
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer", "unet", "scheduler"])
+def test_a_missing_part_is_named(copy: Path, part: str) -> None:
+    shutil.rmtree(copy / part)
+    with pytest.raises(InputError, match=f"the part '{part}' is missing") as caught:
+        DiffusersModel.load(copy, device="cpu")
+    assert caught.value.file == str(copy)
+    assert caught.value.remedy
+
+
+def test_folders_that_are_no_known_pipeline_are_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model_index\.json"):
+        DiffusersModel.load(tmp_path / "nowhere", device="cpu")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+    with pytest.raises(InputError, match="is 'FluxPipeline'"):
+        DiffusersModel.load(copy, device="cpu")
+    (copy / "model_index.json").write_text("[]")
+    with pytest.raises(InputError, match="not a diffusers model index"):
+        DiffusersModel.load(copy, device="cpu")
+
+
+def test_pickled_and_truncated_weights_are_refused(copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be loaded as a diffusers pipeline"):
+        DiffusersModel.load(copy, device="cpu")
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(InputError, match="cannot be loaded as a diffusers pipeline"):
+        DiffusersModel.load(copy, device="cpu")
+
+
+def test_unreadable_training_facts_are_named(copy: Path) -> None:
+    (copy / "unsee.json").write_text("[1]")
+    with pytest.raises(InputError, match="is not a JSON object"):
+        DiffusersModel.load(copy, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(EnvironmentProblem, match=r"run.device: 'cuda:7' is not available"):
+        pick_device("cuda:7")
+    assert pick_device("cpu").type == "cpu"

@@ -1,0 +1,84 @@
+"""params.yaml: every key documented, every mistake named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from unsee.errors import InputError
+from unsee.params import Params, default_values, load_params
+
+
+def test_the_shipped_defaults_are_valid_and_every_field_is_documented() -> None:
+    params = load_params()
+    assert params.model_dump(mode="json") == default_values()
+    for name, field in Params.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            assert section.__doc__, name
+            for key, inner in section.model_fields.items():
+                assert inner.description, f"{name}.{key}"
+        else:
+            assert field.description, name
+
+
+def test_no_default_stands_in_code() -> None:
+    for field in Params.model_fields.values():
+        section = field.annotation
+        assert field.is_required()
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            assert all(inner.is_required() for inner in section.model_fields.values())
+
+
+def test_a_file_is_laid_over_the_defaults_and_overrides_over_both(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 3\nqueries: {seed: 5}\n")
+    params = load_params(path, {"queries.seed": 6, "report.top": 4})
+    assert (params.seed, params.queries.seed, params.report.top) == (3, 6, 4)
+    assert params.queries.prompts == load_params().queries.prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "problem"),
+    [
+        ("sed: 3", "sed", "extra inputs are not permitted"),
+        ("queries: {stepz: 3}", "queries.stepz", "extra inputs are not permitted"),
+        ("seed: three", "seed", "valid integer"),
+        ("seed: '3'", "seed", "valid integer"),
+        ("seed: true", "seed", "valid integer"),
+        ("seed: -1", "seed", "greater than or equal to 0"),
+        ("queries: 3", "queries", "valid dictionary"),
+        ("weights: {preset: best}", "weights.preset", "cross-attn-kv"),
+        ("queries: {prompts: []}", "queries", "at least one prompt"),
+        ("queries: {prompts: [a, b], pictures: [x.png]}", "queries", "1 `pictures` need as many `prompts`"),
+        ("data: {source: folder}", "data", "must name a folder"),
+        ("data: {path: x}", "data", "need `source: folder`"),
+        ("data: {source: folder, path: x, rev: v1}", "data", "go together"),
+        ("data: {resolution: null}", "", "must be given where `model.path` is not"),
+    ],
+)
+def test_mistakes_name_file_field_and_remedy(tmp_path: Path, text: str, field: str, problem: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_params(path)
+    assert caught.value.file == str(path)
+    assert caught.value.field == field
+    assert problem in caught.value.problem
+    assert "docs/reference/params.md" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1", b"\xff\xfe", b"!!python/object/apply:os.system [ls]"])
+def test_what_is_not_a_mapping_in_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_params(path)
+    assert caught.value.file == str(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_params(tmp_path / "nowhere.yaml")
