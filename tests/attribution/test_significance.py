@@ -37,6 +37,17 @@ def test_a_large_standard_error_takes_a_record_out_of_the_signal() -> None:
     assert significance(score, unsure, 0.05).signal_end == 0
 
 
+def test_one_doubtful_record_does_not_end_the_signal_but_many_do() -> None:
+    rng = np.random.default_rng(4)
+    score = rng.normal(0, 0.1, size=500)
+    score[:40] = np.linspace(4, 2, 40)
+    error = np.zeros(500)
+    error[1] = 3.0
+    assert significance(score, error, 0.05).signal_end >= 40
+    error[20:40] = 3.0
+    assert significance(score, error, 0.05).signal_end == 20
+
+
 def test_equal_scores_are_no_signal() -> None:
     assert significance(np.ones(10), np.zeros(10), 0.05).signal_end == 0
 

@@ -3,7 +3,7 @@
 Most records have nothing to do with a query; their scores still scatter around a small common shift, because a step
 that raises one loss moves them all a little. That scatter is the null distribution: its centre is the median score,
 its width is read off the scores below the median, which influence does not reach. A record's score is tested against
-it with the score's own standard error on top, and the Benjamini-Hochberg rule says how many top ranks hold up.
+it with the score's own standard error on top, and the Benjamini-Hochberg rule says which records hold up.
 """
 
 from __future__ import annotations
@@ -52,13 +52,19 @@ def significance(score: np.ndarray, standard_error: np.ndarray, false_discovery_
 
 
 def _signal_end(p: np.ndarray, rate: float) -> int:
-    """Benjamini-Hochberg along the ranking: the last rank r at which every p up to r is at most rate * r / n.
+    """The last rank r that holds up, while all but a share of `rate` of the ranks before it do too.
 
-    Standard errors differ, so p is not monotone in the score; its running maximum keeps the answer a prefix of the
-    ranking, on the cautious side.
+    Which records hold up is the Benjamini-Hochberg rule over all of them. Standard errors differ, so those need not be
+    a prefix of the ranking; a reader wants one place where it ends, and a few doubtful ranks before it do not move it.
     """
-    passing = np.nonzero(np.maximum.accumulate(p) <= rate * np.arange(1, len(p) + 1) / len(p))[0]
-    return int(passing[-1]) + 1 if len(passing) else 0
+    ordered = np.sort(p)
+    passing = np.nonzero(ordered <= rate * np.arange(1, len(p) + 1) / len(p))[0]
+    if len(passing) == 0:
+        return 0
+    holds = p <= ordered[passing[-1]]
+    doubtful = np.cumsum(~holds) / np.arange(1, len(p) + 1)
+    ends = np.nonzero(holds & (doubtful <= rate))[0]
+    return int(ends[-1]) + 1 if len(ends) else 0
 
 
 def group_shares(

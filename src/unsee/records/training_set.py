@@ -233,13 +233,12 @@ class TrainingSetWriter:
 
 
 def fit(picture: Image.Image, resolution: int) -> Image.Image:
-    """Bring an RGB picture to `resolution` square: shorter side resized (LANCZOS), then centre-cropped."""
-    scale = resolution / min(picture.size)
-    width, height = (max(resolution, round(side * scale)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - resolution) // 2, (height - resolution) // 2
-    return picture.crop((left, top, left + resolution, top + resolution))
+    """Bring an RGB picture to `resolution` square: the centred square as wide as the shorter side, resized (LANCZOS)."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    # The box is resized, not the whole: a sliver's long side would grow to gigapixels.
+    return picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
 
 
 def _open_png(data: bytes) -> Image.Image:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -66,6 +67,7 @@ def render_html(content: ReportContent) -> str:
     return page if page.endswith("\n") else page + "\n"
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("unsee.report"),

@@ -99,7 +99,7 @@ def _within(picture: Image.Image, side: int) -> Image.Image:
 def _lossless(picture: Image.Image) -> Embedded:
     png, webp = io.BytesIO(), io.BytesIO()
     picture.save(png, "PNG", optimize=True)
-    picture.save(webp, "WEBP", lossless=True, quality=100, method=6)
+    picture.save(webp, "WEBP", lossless=True, quality=75, method=4)
     kind, data = min(("webp", webp.getvalue()), ("png", png.getvalue()), key=lambda item: len(item[1]))
     return _embedded(picture, kind, data)
 

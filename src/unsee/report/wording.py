@@ -10,7 +10,7 @@ from unsee.report.content import MethodFacts, QueryReport
 
 NO_GROUP = "(none)"
 LONGEST_TEXT = 400
-"""Characters of a caption, path or reason that the page shows; report.json has them whole."""
+"""Characters of a caption, path or reason that the page shows at most; report.json has them whole."""
 
 _SMALLEST_EXPONENT = -300  # 10.0**exponent must not underflow
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
