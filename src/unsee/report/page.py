@@ -89,6 +89,7 @@ def _environment() -> Environment:
         band_widths=plots.BAND_WIDTHS,
         errors_shown=plots.ERRORS_SHOWN,
         longest_list=LONGEST_LIST,
+        longest_text=wording.LONGEST_TEXT,
         moved=wording.moved,
         no_group=wording.NO_GROUP,
     )

@@ -1,14 +1,15 @@
 """Pictures inside the page: as small as they must be, as sharp as they can be.
 
-Small pictures are embedded losslessly. Larger ones are scaled down and encoded as WebP, all with the same setting:
-the best one under which all pictures of the page together stay within a budget. Every picture is encoded anew, so
-nothing but its pixels (no text chunk, no EXIF) reaches the page.
+All pictures of a page are encoded with the same setting: the best one under which they stay within a budget together.
+Small pictures are embedded losslessly, larger ones are scaled down and encoded as WebP. Every picture is encoded anew,
+so nothing but its pixels (no text chunk, no EXIF) reaches the page.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +19,8 @@ from PIL import Image
 BUDGET = 3_800_000
 """Characters of base64 that the pictures of a page may take together; its text takes the rest of 5 MB."""
 
-LOSSLESS_SIDE = 64
 CRISP_SIDE = 96
+"""Longer side, in pixels, up to which a picture keeps its pixels' edges when it is enlarged."""
 
 Role = Literal["query", "record", "thumbnail"]
 Wanted = tuple[bytes, Role]
@@ -43,20 +44,23 @@ class Embedded:
 
 @dataclass(frozen=True)
 class _Setting:
+    """Longer sides in pixels, by role and of the largest picture that stays lossless, and WebP's quality."""
+
     sides: dict[Role, int]
+    lossless: int
     quality: int
 
 
 _SETTINGS = [
-    _Setting({"query": query, "record": record, "thumbnail": thumbnail}, quality)
-    for query, record, thumbnail, quality in [
-        (512, 256, 96, 85),
-        (448, 224, 96, 80),
-        (384, 192, 96, 75),
-        (320, 160, 96, 65),
-        (256, 128, 64, 55),
-        (192, 96, 64, 40),
-        (128, 64, 48, 25),
+    _Setting({"query": query, "record": record, "thumbnail": thumbnail}, lossless, quality)
+    for query, record, thumbnail, lossless, quality in [
+        (512, 256, 96, 64, 85),
+        (448, 224, 96, 64, 80),
+        (384, 192, 96, 48, 75),
+        (320, 160, 96, 48, 65),
+        (256, 128, 64, 32, 55),
+        (192, 96, 64, 32, 40),
+        (128, 64, 48, 32, 25),
     ]
 ]
 
@@ -68,16 +72,21 @@ def embed(wanted: Collection[Wanted], budget: int = BUDGET) -> dict[Wanted, Embe
         wanted: as often as the page holds them.
         budget: characters of base64; only a page of very many pictures exceeds it at the smallest setting.
     """
-    distinct = sorted(set(wanted))
-    sources = {key: _open(key[0], _SETTINGS[0].sides[key[1]]) for key in distinct}
-    lossless = {key: _lossless(picture) for key, picture in sources.items() if max(picture.size) <= LOSSLESS_SIDE}
+    times = Counter(wanted)
+    sources = {key: _open(key[0], _SETTINGS[0].sides[key[1]]) for key in sorted(times)}
+    lossless: dict[Wanted, Embedded] = {}
     done: dict[Wanted, Embedded] = {}
     for setting in _SETTINGS:
-        done = dict(lossless)
-        for key in distinct:
-            if key not in done:
-                done[key] = _lossy(sources[key], setting.sides[key[1]], setting.quality)
-        if sum(len(done[key].uri) for key in wanted) <= budget:
+        total = 0
+        for key, picture in sources.items():
+            if total > budget and setting is not _SETTINGS[-1]:
+                break
+            if max(picture.size) > setting.lossless:
+                done[key] = _lossy(picture, setting.sides[key[1]], setting.quality)
+            else:
+                done[key] = lossless[key] = lossless.get(key) or _lossless(picture)
+            total += times[key] * len(done[key].uri)
+        if total <= budget:
             break
     return done
 

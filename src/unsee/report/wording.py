@@ -104,8 +104,13 @@ class Scale:
 
     @property
     def unit(self) -> str:
-        """ "× 10⁻³", or nothing."""
-        return f"× {power_of_ten(self.exponent)}" if self.exponent else ""
+        """The power of ten, or nothing where it is 1."""
+        return power_of_ten(self.exponent) if self.exponent else ""
+
+    @property
+    def suffix(self) -> str:
+        """What follows a value in this unit: " × 10⁻³", or nothing."""
+        return f" × {self.unit}" if self.unit else ""
 
     def show(self, value: float) -> str:
         """The value in this unit, without the unit."""

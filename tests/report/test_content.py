@@ -1,0 +1,85 @@
+"""What a report may not say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from unsee.report.content import GroupShare, StepFacts
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("field", ["score", "standard_error", "p_noise"])
+def test_a_record_with_a_number_that_is_not_finite_is_refused(build: Any, field: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=f"TopRecord.{field} is {bad}"):
+        build.record(1, **{field: bad})
+
+
+@pytest.mark.parametrize("field", ["null_location", "null_scale", "mean_baseline_loss"])
+def test_a_ranking_with_a_number_that_is_not_finite_is_refused(build: Any, field: str) -> None:
+    with pytest.raises(ValueError, match=f"RankingFacts.{field} is nan"):
+        build.ranking(**{field: float("nan")})
+
+
+def test_numbers_that_are_not_finite_are_found_inside_lists_and_params(build: Any) -> None:
+    with pytest.raises(ValueError, match=r"RankingFacts.curve\[1\] is nan"):
+        build.ranking(curve=(0.1, float("nan")))
+    with pytest.raises(ValueError, match=r"ReportContent.params.a.b\[0\] is inf"):
+        build.content(params={"a": {"b": [float("inf")]}})
+    with pytest.raises(ValueError, match=r"StepFacts\.alpha is inf"):
+        StepFacts(float("inf"), 0.1, 0.2, None, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"signal_end": 301}, "signal_end"),
+        ({"signal_end": -1}, "signal_end"),
+        ({"null_scale": -1e-9}, "null_scale"),
+        ({"top": 0}, "top is empty"),
+        ({"curve": ()}, "curve is empty"),
+        ({"curve": (0.1, 0.2)}, "not descending"),
+        ({"curve": (0.1,) * 201}, "too long"),
+        ({"records": 2}, "longer than the ranking"),
+    ],
+)
+def test_a_ranking_that_contradicts_itself_is_refused(build: Any, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        build.ranking(**changes)
+
+
+def test_ranks_with_a_gap_are_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match="not ranks 1, 2"):
+        replace(build.ranking(), top=(build.record(1), build.record(3)))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        GroupShare("noto", share, 1)
+
+
+def test_a_query_has_a_ranking_or_a_failure(build: Any) -> None:
+    with pytest.raises(ValueError, match="a ranking or a failure"):
+        build.query(failure="but it has a ranking")
+    with pytest.raises(ValueError, match="a ranking or a failure"):
+        build.query(ranking=None)
+    with pytest.raises(ValueError, match="a picture and a step"):
+        build.query(picture=None)
+
+
+def test_two_queries_with_one_id_are_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match="same id"):
+        build.content(build.query(), build.query())
+
+
+def test_facts_of_model_data_and_method_have_their_ranges(build: Any) -> None:
+    content = build.content()
+    with pytest.raises(ValueError, match="moved_weights"):
+        replace(content.model, moved_weights=0)
+    with pytest.raises(ValueError, match="groups hold more"):
+        replace(content.data, records=299)
+    with pytest.raises(ValueError, match="false_discovery_rate"):
+        replace(content.method, false_discovery_rate=1.0)

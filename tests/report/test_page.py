@@ -1,0 +1,223 @@
+"""report.html as text: what it holds, what it must not, and its size."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unsee.report.page import LONGEST_LIST, render_html
+from unsee.report.wording import legible
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; refuses tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.captions: list[str] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._in_caption = 0
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "p" and ("class", "caption") in attrs:
+            self._in_caption = len(self.open)
+            self.captions.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._in_caption == len(self.open):
+            self._in_caption = 0
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self._in_caption:
+            self.captions[-1] += data
+        self.text += data
+
+
+def one_caption(build: Any, caption: str) -> str:
+    return render_html(
+        build.content(build.query(ranking=replace(build.ranking(1), top=(build.record(1, caption=caption),))))
+    )
+
+
+def test_every_query_shows_its_conclusion_records_and_facts(build: Any) -> None:
+    text = re.sub(r"\s+", " ", Page(render_html(build.content())).text)
+    for expected in [
+        "4 audited: 1 with influence above noise, 1 without, 2 failed",
+        "Signal ends at rank 2 of 300.",
+        "Indistinguishable from noise.",
+        "Not attributed. the gradient is not finite.",
+        "Not attributed. is truncated.",
+        "20.0 ± 3.0",
+        "noto · Apache-2.0",
+        "70%",
+        "to 0.0918, 1.5 times, with a step size of α = 31,843 that was found in 11 measurements",
+        "540,672 of 4,612,484: the keys and values through which the picture attends to its text",
+        "bad.png",
+        "0 bytes",
+        build.digest("scores"),
+        "git checkout 5172faa",
+        "false_discovery_rate: 0.05",
+        "Tracking failed.",
+    ]:
+        assert expected in text, expected
+
+
+def test_a_caption_is_text_and_never_markup(build: Any) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'--></style></bdi>"
+    content = build.content()
+    record = build.record(1, caption=evil, group=evil, license=evil, source=evil, record=evil, duplicate_of=evil)
+    query = build.query(evil, ranking=replace(build.ranking(1), top=(record,)), query=evil)
+    hostile = replace(
+        content,
+        title=evil,
+        queries=(query, build.failed(evil + "2", failure=evil)),
+        model=replace(content.model, name=evil, weights=evil, prediction_type=evil),
+        data=replace(content.data, source=evil, revision={evil: evil}),
+        digests={evil: evil},
+        code=replace(content.code, version=evil, commit=evil),
+        params={evil: evil},
+        reproduce=(evil,),
+        notes=(evil,),
+    )
+    plain, page = Page(render_html(build.content(build.query(), build.failed()))), Page(render_html(hostile))
+    assert page.captions == [evil]
+    assert len(page.scripts) == 1
+    assert page.scripts == plain.scripts
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(caption=st.text(st.characters(), min_size=1, max_size=60))
+def test_any_caption_is_shown_as_it_is(build: Any, caption: str) -> None:
+    page = Page(one_caption(build, caption))
+    shown = page.captions[0]
+    assert shown == (legible(caption, 160) if caption.strip() else "no caption")
+    assert len(page.scripts) == 1
+
+
+def test_an_over_long_caption_is_cut(build: Any) -> None:
+    [shown] = Page(one_caption(build, "x" * 10_000)).captions
+    assert shown == "x" * 159 + "…"
+
+
+def test_the_same_content_gives_the_same_bytes(build: Any) -> None:
+    assert render_html(build.content()) == render_html(build.content())
+
+
+def test_the_policy_names_the_only_script_and_nothing_is_external(build: Any) -> None:
+    page = Page(render_html(build.content()))
+    [policy] = [a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri about:; form-action 'none'"
+    )
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#")), (tag, name, value)
+    assert not {"link", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
+
+
+def test_links_lead_somewhere_and_ids_are_unique(build: Any) -> None:
+    page = Page(render_html(build.content()))
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"] for t, a in page.tags if t == "a"}
+    assert {f"#picture-{n}" for n in range(1, 5)} <= targets
+    assert {str(t).removeprefix("#") for t in targets} <= set(ids)
+    labels = {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a}
+    assert labels <= set(ids)
+
+
+def test_records_beyond_the_signal_are_set_apart(build: Any) -> None:
+    page = render_html(build.content(build.query(ranking=build.ranking(5, signal_end=2))))
+    signal, divider, noise = page.partition("From here on, the ranking cannot be told from noise")
+    assert divider
+    assert (signal.count('<li class="card">'), signal.count('<li class="card is-noise">')) == (2, 0)
+    assert (noise.count('<li class="card">'), noise.count('<li class="card is-noise">')) == (0, 3)
+    assert '<ol class="cards" role="list" start="3">' in noise or '<ol class="cards" role="list" start="3">' in signal
+
+
+def test_a_signal_beyond_the_shown_records_says_so(build: Any) -> None:
+    text = Page(render_html(build.content(build.query(ranking=build.ranking(3, signal_end=250))))).text
+    assert "The signal goes on to rank 250" in text
+    assert "the signal goes on beyond this plot, to rank 250" in text
+
+
+def test_duplicates_and_captions_equal_to_the_prompt_are_flagged(build: Any) -> None:
+    first, third = build.record(1, same_caption=True), build.record(3, duplicate_of="f" * 64 + "-0")
+    second = build.record(2, duplicate_of=first.record)
+    text = Page(
+        render_html(build.content(build.query(ranking=replace(build.ranking(), top=(first, second, third)))))
+    ).text
+    assert "Captioned as the prompt" in text
+    assert "Same pixels as rank 1" in text
+    assert f"Exact duplicate of {'f' * 11}…" in text
+
+
+def test_a_step_that_fell_short_and_a_fixed_one_are_told_apart(build: Any) -> None:
+    query = build.query()
+    short = replace(query, step=replace(query.step, loss_after=0.0612 * 1.3, reached=False))
+    text = Page(render_html(build.content(short))).text
+    assert "The wanted effect was out of reach." in text
+    assert "1.3 times" in text
+    fixed = replace(query, step=replace(query.step, ratio_wanted=None))
+    assert "a step of fixed size, α = 31,843" in Page(render_html(build.content(fixed))).text
+
+
+def test_long_lists_are_cut_and_counted(build: Any) -> None:
+    content = build.content()
+    [file] = content.data.quarantined
+    many = replace(content.data, quarantined=tuple(replace(file, source=f"{n}.png") for n in range(LONGEST_LIST + 7)))
+    text = Page(render_html(replace(content, data=many))).text
+    assert f"{LONGEST_LIST + 7} files left out" in text
+    assert "And 7 more in report.json." in text
+    assert f"{LONGEST_LIST - 1}.png" in text
+    assert f"{LONGEST_LIST}.png" not in text
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_twenty_queries_of_ten_small_pictures_fit(build: Any, side: int) -> None:
+    assert_fits(build, side)
+
+
+def test_twenty_queries_of_ten_noisy_large_pictures_fit(build: Any) -> None:
+    assert_fits(build, 512)
+
+
+def assert_fits(build: Any, side: int) -> None:
+    noise = [build.png(seed, side) for seed in range(11)]
+    queries = []
+    for number in range(20):
+        top = tuple(build.record(rank, png=noise[rank], caption="x" * 500, source="y" * 500) for rank in range(1, 11))
+        ranking = replace(build.ranking(), top=top, signal_end=5)
+        queries.append(build.query(f"prompt {number}", picture=noise[0], ranking=ranking))
+    size = len(render_html(build.content(*queries)).encode())
+    assert size < 5_000_000

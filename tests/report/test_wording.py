@@ -1,0 +1,102 @@
+"""Numbers and sentences."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unsee.report import wording
+from unsee.report.wording import Scale
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e100, max_value=1e100)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.5, "1.5"),
+        (0.06123, "0.06123"),
+        (31842.77, "31,843"),
+        (-0.5, "−0.5"),
+        (100.0, "100"),
+        (2.5e-7, "2.5 × 10⁻⁷"),
+        (-3e9, "−3 × 10⁹"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert wording.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "< 0.0001"), (1e-5, "< 0.0001"), (0.00234, "= 0.0023"), (0.05, "= 0.050"), (1.0, "= 1.00")]
+)
+def test_probabilities(p: float, text: str) -> None:
+    assert wording.probability(p) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0%"), (0.004, "< 1%"), (0.614, "61%"), (0.998, "> 99%"), (1.0, "100%")]
+)
+def test_a_share_rounds_neither_to_nothing_nor_to_everything(share: float, text: str) -> None:
+    assert wording.percent(share) == text
+
+
+def test_all_scores_of_a_query_have_one_unit() -> None:
+    scale = Scale.over([0.0209, 0.0002, -0.001])
+    assert (scale.unit, scale.suffix) == ("10⁻³", " × 10⁻³")
+    assert [scale.show(v) for v in (0.0209, 0.0002, -0.001, 0.0651)] == ["20.9", "0.2", "−1.0", "65.1"]
+    assert Scale.over([0.5]).show(-1e-9) == "0.0"
+    assert Scale.over([5.0]) == Scale(0, 2)
+    assert Scale.over([0.0]).suffix == ""
+
+
+@given(st.lists(FINITE, min_size=1))
+def test_the_largest_score_has_at_most_three_digits_before_the_point(values: list[float]) -> None:
+    scale = Scale.over(values)
+    largest = max(map(abs, values))
+    if largest > 1e-290:
+        digits = scale.show(largest).split(".")[0].replace(",", "")
+        assert 1 <= len(digits) <= 3 or digits == "1000"
+
+
+@given(FINITE)
+def test_a_number_reads_back_as_what_it_was(value: float) -> None:
+    text = wording.number(value).replace(",", "").replace("−", "-")
+    mantissa, _, power = text.partition(" × 10")
+    superscripts = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    read = float(mantissa) * 10.0 ** int(power.translate(superscripts) or 0)
+    assert read == pytest.approx(value, rel=1e-2, abs=1e-290)
+
+
+@given(st.text(st.characters(), max_size=600))
+def test_text_from_outside_is_legible_and_short(text: str) -> None:
+    shown = wording.legible(text)
+    assert len(shown) <= wording.LONGEST_TEXT
+    assert not {unicodedata.category(char) for char in shown} & {"Cc", "Cs"}
+    shown.encode()
+    if text.isprintable() and len(text) <= wording.LONGEST_TEXT:
+        assert shown == text
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert wording.counted(1, "record") == "1 record"
+    assert wording.counted(1446, "record") == "1,446 records"
+    assert wording.counted(0, "entry", "entries") == "0 entries"
+
+
+def test_the_verdict_is_signal_noise_or_failure(build: Any) -> None:
+    method = build.content().method
+    signal = wording.verdict(build.query(), method)
+    assert (signal.kind, signal.headline) == ("signal", "Signal ends at rank 2 of 300.")
+    assert signal.detail == "2 training records stand out from noise at a false discovery rate of 5%."
+    one = wording.verdict(build.query(ranking=build.ranking(signal_end=1)), method)
+    assert one.detail.startswith("1 training record stands out")
+    noise = wording.verdict(build.query(ranking=build.ranking(signal_end=0, shares=())), method)
+    assert (noise.kind, noise.headline) == ("none", "Indistinguishable from noise.")
+    failed = wording.verdict(build.failed(failure="the gradient is not finite."), method)
+    assert (failed.kind, failed.detail) == ("failed", "the gradient is not finite.")

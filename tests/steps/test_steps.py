@@ -1,0 +1,263 @@
+"""The steps after training, one after another, on a tiny real pipeline and digits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import RESOLUTION, write_training_set
+
+from unsee import artifacts
+from unsee.attribution.loss_table import LossTable
+from unsee.attribution.scores import Scores
+from unsee.attribution.unlearned_weights import UnlearnedWeights
+from unsee.errors import ArtifactError, InputError
+from unsee.models.encoded_set import EncodedSet
+from unsee.models.pipeline import model_digest
+from unsee.params import Params, load_params
+from unsee.records.query_set import QuerySet
+from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION
+from unsee.steps.registry import STEPS
+
+AFTER_TRAINING = ("encode", "cache_baseline", "estimate_fisher", "make_queries", "unlearn", "score", "report")
+
+
+@pytest.fixture
+def overrides(pipeline_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "data.source": "digits",
+        "data.resolution": RESOLUTION,
+        "model.path": str(pipeline_folder),
+        "loss.timesteps": 4,
+        "fisher.draws": 2,
+        "queries.prompts": ["the digit 3", "the digit 5"],
+        "queries.steps": 2,
+        "unlearn.samples": 16,
+        "unlearn.probe_samples": 16,
+        "unlearn.loss_ratio": 1.01,
+        "unlearn.official_batches": 1,
+        "run.device": "cpu",
+        "run.cache": str(tmp_path / "cache"),
+        "tracking.enabled": False,
+    }
+
+
+def start(work: Path, model: Path, count: int = 12) -> None:
+    """The two steps before, done by hand: a small training set, and the user's own model."""
+    write_training_set(work / "version_data", count)
+    meta = {"external": str(model), "model": model_digest(model)}
+    with artifacts.writing(work / "train_reference", MODEL_KIND, MODEL_SCHEMA_VERSION, meta):
+        pass
+
+
+def run(work: Path, params: Params, *names: str) -> None:
+    for name in names:
+        spec = STEPS[name]
+        spec.run({upstream: work / upstream for upstream in spec.inputs}, params, work / name)
+
+
+@pytest.fixture
+def audit(tmp_path: Path, pipeline_folder: Path, overrides: dict[str, Any]) -> Callable[..., Path]:
+    """Runs everything with some params changed, in a new folder with a cache of its own unless one is named."""
+
+    def make(
+        name: str, *, model: Path = pipeline_folder, steps: tuple[str, ...] = AFTER_TRAINING, **changed: Any
+    ) -> Path:
+        work = tmp_path / name
+        start(work, model)
+        values = {**overrides, "model.path": str(model), "run.cache": str(tmp_path / f"cache-{name}")}
+        values.update({key.replace("__", "."): value for key, value in changed.items()})
+        run(work, load_params(None, values), *steps)
+        return work
+
+    return make
+
+
+def all_scores(work: Path) -> dict[str, dict[str, float]]:
+    scores = Scores.load(work / "score")
+    rankings = {query: scores.ranking(query) for query, s in scores.summaries.items() if s.failure is None}
+    return {query: dict(zip(r.records, r.score.tolist(), strict=True)) for query, r in rankings.items()}
+
+
+def assert_same_scores(one: Path, other: Path) -> None:
+    mean_loss = LossTable.load(one / "cache_baseline").losses.mean()
+    first, second = all_scores(one), all_scores(other)
+    assert first.keys() == second.keys()
+    for query, scores in first.items():
+        assert scores.keys() == second[query].keys()
+        for record, score in scores.items():
+            assert score == pytest.approx(second[query][record], abs=1e-5 * mean_loss)
+
+
+def test_an_audit_ends_in_a_report_and_rankings_of_every_record(audit) -> None:
+    work = audit("a")
+    summary = json.loads((work / "report" / artifacts.REPORT_JSON).read_text())
+    assert [q["prompt"] for q in summary["queries"]] == ["the digit 3", "the digit 5"]
+    assert "the digit 3" in (work / "report" / artifacts.REPORT_HTML).read_text()
+    for scores in all_scores(work).values():
+        assert len(scores) == 12
+        assert np.std(list(scores.values())) > 0
+    for row in UnlearnedWeights.load(work / "unlearn").queries:
+        assert row.reached
+        assert row.loss_after / row.loss_before == pytest.approx(1.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("batch_size", "shards"), [(1, 1), (7, 3), (64, 10)])
+def test_scores_do_not_depend_on_batches_and_shards(
+    audit, overrides, tmp_path: Path, batch_size: int, shards: int
+) -> None:
+    reference = audit("reference", run__batch_size=16, run__shards=2)
+    # The step is held fixed: its search reads losses in batches, so its last digits may differ.
+    work = audit("other", steps=AFTER_TRAINING[:4], run__batch_size=batch_size, run__shards=shards)
+    shutil.copytree(reference / "unlearn", work / "unlearn")
+    cut = {"run.batch_size": batch_size, "run.shards": shards, "run.cache": str(tmp_path / "cache-other")}
+    run(work, load_params(None, {**overrides, **cut}), "score")
+    assert_same_scores(reference, work)
+
+
+def test_the_same_audit_twice_gives_the_same_digests(audit) -> None:
+    one, two = audit("one"), audit("two")
+    for name in AFTER_TRAINING:
+        kind = STEPS[name].kind
+        digests = {artifacts.read_header(work / name, kind, 1).digest for work in (one, two)}
+        assert len(digests) == 1, name
+
+
+def test_a_killed_scoring_goes_on_where_it_was(
+    audit, monkeypatch: pytest.MonkeyPatch, overrides, tmp_path: Path
+) -> None:
+    undisturbed = audit("undisturbed", run__shards=4)
+    work = audit("killed", steps=AFTER_TRAINING[:5], run__shards=4)
+    params = load_params(None, {**overrides, "run.cache": str(tmp_path / "cache-killed"), "run.shards": 4})
+    from unsee.steps import score
+
+    measured: list[int] = []
+    real = score.grid_losses
+
+    def killed_after_five(*args: Any, **kwargs: Any) -> np.ndarray:
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append(len(args[2]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(score, "grid_losses", killed_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, params, "score")
+    assert not (work / "score").exists()
+    resumed: list[int] = []
+
+    def counting(*args: Any, **kwargs: Any) -> np.ndarray:
+        resumed.append(len(args[2]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(score, "grid_losses", counting)
+    run(work, params, "score")
+    entries = len(EncodedSet.load(work / "encode").entries((False,)))
+    assert sum(measured) + sum(resumed) == 2 * entries
+    assert all_scores(work) == all_scores(undisturbed)
+
+
+def test_other_queries_reuse_baseline_and_fisher_and_known_queries_cost_nothing(audit, monkeypatch, overrides) -> None:
+    work = audit("a")
+    from unsee.steps import cache_baseline, estimate_fisher, score
+
+    calls: list[str] = []
+    for module, name in ((cache_baseline, "grid_losses"), (estimate_fisher, "fisher_sums"), (score, "grid_losses")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, _real=real, _m=module.__name__, **k: calls.append(_m) or _real(*a, **k)
+        )
+    cache = str(work.parent / "cache-a")
+    more = {**overrides, "run.cache": cache, "queries.prompts": ["the digit 3", "the digit 5", "a digit"]}
+    run(work, load_params(None, more), *AFTER_TRAINING)
+    assert set(calls) == {"unsee.steps.score"}
+    assert len(calls) <= load_params(None, more).run.shards
+
+
+def test_official_compatibility_uses_both_flips_the_published_grid_and_a_fixed_step(audit) -> None:
+    work = audit("official", compat="official")
+    table = LossTable.load(work / "cache_baseline")
+    assert table.meta["grid"]["timesteps"] == list(range(0, 1000, 50))
+    assert sum("mirrored" in key for key in table.keys) == len(table.keys) // 2
+    assert {row.alpha for row in UnlearnedWeights.load(work / "unlearn").queries} == {0.01}
+
+
+def test_a_query_with_a_non_finite_gradient_fails_alone(audit, overrides, tmp_path: Path) -> None:
+    work = audit("a", steps=AFTER_TRAINING[:4])
+    queries = work / "make_queries"
+    latents = load_file(queries / artifacts.LATENTS)["latents"]
+    latents[0] = math.nan
+    save_file({"latents": latents}, queries / artifacts.LATENTS)
+    header = artifacts.seal(queries, "QuerySet", 1, {"model": "m"})
+    assert header.digest
+    run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "c")}), "unlearn", "score", "report")
+    first, second = json.loads((work / "report" / artifacts.REPORT_JSON).read_text())["queries"]
+    assert first["status"] == "failed"
+    assert "gradient of the query's loss is not finite" in first["failure"]
+    assert second["status"] != "failed"
+    assert list(all_scores(work)) == [QuerySet.load(queries).queries[1].query]
+
+
+def test_given_pictures_are_audited_and_an_unreadable_one_fails_alone(audit, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.new("RGB", (40, 20), "red").save(good)
+    bad.write_bytes(good.read_bytes()[:30])
+    work = audit("given", queries__pictures=[str(bad), str(good)])
+    first, second = json.loads((work / "report" / artifacts.REPORT_JSON).read_text())["queries"]
+    assert first["status"] == "failed"
+    assert "bad.png" in first["failure"]
+    assert second["status"] != "failed"
+    query = QuerySet.load(work / "make_queries").queries[1]
+    assert query.source == str(good)
+
+
+def test_the_same_query_twice_is_refused(audit, tmp_path: Path) -> None:
+    good = tmp_path / "good.png"
+    Image.new("RGB", (16, 16), "red").save(good)
+    with pytest.raises(InputError, match="same picture and prompt twice"):
+        audit("twice", queries__pictures=[str(good)] * 2, queries__prompts=["a", "a"])
+    assert not (tmp_path / "twice" / "make_queries").exists()
+
+
+def test_a_corrupt_input_names_itself_and_leaves_no_output(audit, overrides, caplog) -> None:
+    work = audit("a", steps=AFTER_TRAINING[:2])
+    losses = work / "cache_baseline" / artifacts.LOSSES
+    data = bytearray(losses.read_bytes())
+    data[100] ^= 1
+    losses.write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"losses.parquet: does not match its sha256"):
+        LossTable.load(work / "cache_baseline")
+    (work / "encode" / artifacts.CAPTIONS).unlink()
+    with pytest.raises(ArtifactError, match=r"captions.parquet: is missing"):
+        run(work, load_params(None, overrides), "estimate_fisher")
+    assert not list(work.glob("estimate_fisher*"))
+
+
+def test_a_model_that_changed_since_is_noticed(audit, overrides, pipeline_folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(pipeline_folder, tmp_path / "own"))
+    work = audit("a", model=own, steps=("encode",))
+    (own / "unsee.json").write_text('{"flip": true}')
+    with pytest.raises(InputError, match="has changed since the audit began"):
+        run(work, load_params(None, {**overrides, "model.path": str(own)}), "cache_baseline")
+
+
+def test_a_damaged_cache_entry_is_measured_again_and_said_so(audit, overrides, tmp_path: Path, caplog) -> None:
+    work = audit("a")
+    before = all_scores(work)
+    for entry in (tmp_path / "cache-a").rglob("part-*.parquet"):
+        data = bytearray(entry.read_bytes())
+        data[len(data) // 2] ^= 16
+        entry.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "cache-a")}), "cache_baseline", "score")
+    assert "is damaged" in caplog.text
+    assert all_scores(work) == before
