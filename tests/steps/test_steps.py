@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import RESOLUTION, write_training_set
 
+from tiny import RESOLUTION, write_training_set
 from unsee import artifacts
 from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Scores

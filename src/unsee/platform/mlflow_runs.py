@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,10 @@ class MlflowRuns:
             from mlflow.data.dataset_source_registry import resolve_dataset_source
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            place = resolve_dataset_source(source)
+            with warnings.catch_warnings():
+                # A local folder fits two of MLflow's classes of the same name, and it says so.
+                warnings.simplefilter("ignore", UserWarning)
+                place = resolve_dataset_source(source)
             dataset = Dataset(
                 name=name,
                 digest=digest[:DIGEST_CHARACTERS],

@@ -1,4 +1,4 @@
-"""The parts of the reference model that are not trained, and the `StableDiffusionPipeline` folder they all end up in."""
+"""The parts of the reference model that are not trained, and the `StableDiffusionPipeline` folder of them all."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+"""Step `train_reference`: train the reference model, or note which model of the user's is audited."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from unsee import artifacts
+from unsee.models.pipeline import check_folder, model_digest
+from unsee.params import Params
+from unsee.records.training_set import TrainingSet
+from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION, Inputs
+
+
+def run(inputs: Inputs, params: Params, out: Path) -> None:
+    """Write the pipeline folder of the trained model, or only the digest of the user's own.
+
+    Checkpoints lie in `<out>.work` until the training is finished.
+
+    Args:
+        inputs: `version_data`.
+        params: all parameters.
+        out: folder of the ReferenceModel to write.
+
+    Raises:
+        InputError: the user's folder is not a pipeline of a known kind.
+    """
+    if params.model.path is not None:
+        folder = Path(params.model.path)
+        check_folder(folder)
+        meta: dict[str, Any] = {"external": str(folder.resolve()), "model": model_digest(folder)}
+        with artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta):
+            return
+    from unsee.retraining.reference import train_reference
+
+    training_set = TrainingSet.load(inputs["version_data"])
+    work = out.with_name(out.name + ".work")
+    meta = {"training_set": training_set.digest}
+    with artifacts.disk_errors(out), artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta) as part:
+        pipeline = part / artifacts.PIPELINE
+        curves = train_reference(training_set, params, work, pipeline)
+        artifacts.write_json(part / artifacts.TRAINING_LOG, curves)
+        last = {f"final_{name}": curve[-1][1] for name, curve in curves.items()}
+        meta.update({"model": model_digest(pipeline), "curves": curves, "metrics": last})
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def outside(params: Params) -> Any:
+    """The user's model folder: names, sizes and modification times."""
+    if params.model.path is None:
+        return None
+    folder = Path(params.model.path)
+    check_folder(folder)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [[p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
