@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from unsee.platform.tracking import Tracker
 
 from emoji_queries import ConceptQuery, concept_of, draw_queries, generation_concept_at_1, pixels_of, require_emoji
 from main_job import PROMPT_SEED
@@ -29,7 +28,8 @@ from unsee.baselines.encoders import sentence_encoder
 from unsee.baselines.similarity import CosineSimilarity, LatentPixelSimilarity
 from unsee.evaluation.retrieval import ranking_of, recall_at_k
 from unsee.models.encoded_set import EncodedSet
-from unsee.params import load_params
+from unsee.params import Params, load_params
+from unsee.platform.tracking import Tracker
 from unsee.records import training_set as training_sets
 from unsee.records.query_set import QuerySet
 from unsee.records.training_set import TrainingSet, TrainingSetWriter
@@ -136,17 +136,18 @@ def planted_recall(
         path = pictures / f"{made[query.prompt].query}.png"
         path.write_bytes(made[query.prompt].png or b"")
         names.append(str(path))
-    overrides = {"queries.prompts": [query.prompt for query in chosen], "queries.pictures": names}
+    overrides = {
+        "queries.prompts": [query.prompt for query in chosen],
+        "queries.pictures": names,
+        "tracking.enabled": False,
+    }
     figures: dict[str, Any] = {"n_planted": len(chosen)}
     rows = []
     params = load_params(None, overrides)
-    tracker = Tracker.disabled()
-    for name in ("train_reference", "encode", "cache_baseline", "make_queries"):
-        run_step(name, params, folder, tracker=tracker)
+    run_steps(("train_reference", "encode", "cache_baseline", "make_queries"), params, folder)
     for short, preset in PRESETS.items():
         params = load_params(None, {**overrides, "weights.preset": preset})
-        for name in ("estimate_fisher", "unlearn", "score"):
-            run_step(name, params, folder, tracker=tracker)
+        run_steps(("estimate_fisher", "unlearn", "score"), params, folder)
         scores = Scores.load(folder / "score")
         by_prompt = {query.prompt: query.query for query in QuerySet.load(folder / "make_queries").queries}
         recalls = []
@@ -157,6 +158,13 @@ def planted_recall(
             rows.append({"part": f"planted_{short}", "prompt": query.prompt, "rank_of_copy": ranking.index(copy) + 1})
         figures[f"planted_recall_at_{TOP}_{short}"] = round(float(np.mean(recalls)), 4)
     return figures, rows
+
+
+def run_steps(names: tuple[str, ...], params: Params, folder: Path) -> None:
+    """Run steps one after another, untracked; finished ones are skipped."""
+    with Tracker.open(params, folder) as tracker:
+        for name in names:
+            run_step(name, params, folder, tracker=tracker)
 
 
 def plant(out: Path, training_set: TrainingSet, queries: list[ConceptQuery], pictures: dict[str, bytes]) -> None:

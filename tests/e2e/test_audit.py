@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+
 from small_audit import EVERY_STEP, SMALL
 from tiny import write_pipeline
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from small_audit import EVERY_STEP, SMALL
 
+from small_audit import EVERY_STEP, SMALL
 from unsee.params import load_params
 
 ROOT = Path(__file__).parent.parent.parent

@@ -23,7 +23,7 @@ def test_dvc_stages_are_the_registry_of_steps() -> None:
 @pytest.mark.parametrize("name", list(STEPS))
 def test_a_stage_says_what_the_registry_says(name: str) -> None:
     spec, stage = STEPS[name], STAGES[name]
-    assert stage["cmd"] == f"unsee step {name} --work audit"
+    assert stage["cmd"] == f"unsee step {name} --params params.yaml --work audit"
     assert stage.get("deps", []) == [f"audit/{upstream}" for upstream in spec.inputs]
     assert stage["params"] == list(spec.params)
     assert stage["outs"] == [{f"audit/{name}": {"persist": True}}]

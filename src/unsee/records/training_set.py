@@ -233,7 +233,7 @@ class TrainingSetWriter:
 
 
 def fit(picture: Image.Image, resolution: int) -> Image.Image:
-    """Bring an RGB picture to `resolution` square: the centred square as wide as the shorter side, resized (LANCZOS)."""
+    """Bring an RGB picture to `resolution` square: its centred largest square, resized (LANCZOS)."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)
