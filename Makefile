@@ -51,6 +51,7 @@ format: $(INSTALLED) ## format the code
 
 docs: $(INSTALLED) ## renew the pages that are generated from code
 	$(BIN)/python scripts/params_reference.py
+	$(BIN)/python scripts/readme_results.py
 
 benchmark: $(INSTALLED) ## measure everything in benchmarks/ again (about two hours on two cores)
 	$(BIN)/python benchmarks/main_job.py

@@ -169,12 +169,13 @@ def run_steps(names: tuple[str, ...], params: Params, folder: Path) -> None:
 
 def plant(out: Path, training_set: TrainingSet, queries: list[ConceptQuery], pictures: dict[str, bytes]) -> None:
     """Write the training set with a near-copy of each query's picture under another concept's caption."""
-    if out.exists():
+    query_set = QuerySet.load(out.parent.parent / "make_queries")
+    source = {"of": training_set.digest, "queries": query_set.digest}
+    if out.exists() and TrainingSet.load(out).meta["planted_from"] == source:
         return
     rng = np.random.default_rng(PLANTED_SEED)
-    meta: dict[str, Any] = {"source": "emoji", "planted": len(queries)}
-    made = {query.query: query for query in QuerySet.load(out.parent.parent / "make_queries").queries}
-    by_prompt = {query.prompt: name for name, query in made.items()}
+    meta: dict[str, Any] = {"source": "emoji", "planted": len(queries), "planted_from": source}
+    by_prompt = {query.prompt: query.query for query in query_set.queries}
     with artifacts.writing(out, training_sets.KIND, training_sets.SCHEMA_VERSION, meta) as part:
         writer = TrainingSetWriter(part, training_set.resolution)
         for record, picture in training_set.iter_pictures():

@@ -20,7 +20,7 @@ from unsee.records.query_set import QuerySet
 from unsee.records.training_set import TrainingSet
 from unsee.steps import make_queries
 
-OTHER_PROMPTS = ["pear, openmoji style", "dolphin, fluent-3d style", "hamburger, noto style"]
+OTHER_PROMPTS = ["pear, openmoji style", "carrot, fluent-3d style", "hamburger, noto style"]
 PROMPT_SEED = 20240610
 
 
@@ -30,7 +30,8 @@ def main() -> None:
         clone = Path(scratch) / "unsee"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("UNSEE_", "MLFLOW_", "VIRTUAL_ENV"))}
-        environment.update(UNSEE_CACHE=str(Path(scratch) / "cache"), XDG_CACHE_HOME=str(Path(scratch) / "xdg"))
+        caches = {"UNSEE_CACHE": "cache", "XDG_CACHE_HOME": "xdg", "npm_config_cache": "npm"}
+        environment.update({name: str(Path(scratch) / folder) for name, folder in caches.items()})
         prompts = Path(scratch) / "prompts.txt"
         prompts.write_text("\n".join(OTHER_PROMPTS) + "\n")
 

@@ -24,7 +24,7 @@ def write_results(benchmark: str, figures: dict[str, float | int | str], rows: l
     path.parent.mkdir(exist_ok=True)
     body = {
         "benchmark": benchmark,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}"]),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": machine(),

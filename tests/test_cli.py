@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -52,15 +53,10 @@ def process(*arguments: str, folder: Path, **more: object) -> subprocess.Complet
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload,no-any-return]
 
 
-def test_help_is_quick_and_names_every_verb(tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = process("--help", folder=tmp_path)
-        seconds.append(time.perf_counter() - start)
+def test_help_names_every_verb(tmp_path: Path) -> None:
+    done = process("--help", folder=tmp_path)
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in ("audit", "train", "generate", "step", "params", "doctor"))
-    assert min(seconds) < 1
 
 
 def test_nothing_heavy_is_imported_to_read_the_command_line(tmp_path: Path) -> None:
@@ -322,7 +318,7 @@ def test_a_real_process_ends_with_2_on_bad_input_and_leaves_nothing(tmp_path: Pa
     assert process("attribute", folder=tmp_path).returncode == 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="/dev/full is no device here")
 def test_a_full_disk_ends_with_2_and_a_remedy(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "unsee", "params"]
@@ -349,3 +345,23 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_half_written(tmp_path: Pa
     assert "interrupted" in told
     assert "Traceback" not in told
     assert not list((tmp_path / "audit").glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(errno.ENOSPC, 2, "Free some space"), (errno.EROFS, 2, "writable folder"), (errno.ENOTCONN, 1, None)],
+)
+def test_what_the_disk_says_is_told_and_what_is_a_bug_keeps_its_trace(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, code: int, told: str | None
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "somewhere/file")
+
+    monkeypatch.setattr(options, "load", full)
+    result = run("params", code=code)
+    if told is None:
+        assert isinstance(result.exception, OSError)
+        assert result.stderr == ""
+    else:
+        assert result.stderr.startswith("error: somewhere/file: cannot be written")
+        assert told in result.stderr

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "unsee"
 
-FOUNDATIONS = {"artifacts", "cache", "errors", "params", "progress"}
+FOUNDATIONS = {"artifacts", "cache", "errors", "params", "progress", "versions"}
 BELOW = {
     "records": set(),
     "models": {"records"},
@@ -35,9 +35,9 @@ def part_of(path: Path) -> str:
 def imported_parts(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "unsee" else [f"unsee.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
+            names = [node.module] if node.module != "unsee" else [f"unsee.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:

@@ -12,6 +12,8 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,14 +126,30 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in remedies:
+        number, reason = error.errno, error.strerror
+        cause: Exception = error
+    except Exception as error:
+        # safetensors reports a failed write as an error of its own, with the system's number in its text.
+        found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+        if found is None:
             raise
-        reason = f"cannot be written ({error.strerror})."
-        raise EnvironmentProblem(reason, file=path, remedy=remedies[error.errno]) from error
+        number, cause = int(found[1]), error
+        reason = os.strerror(number)
+    else:
+        return
+    if number not in remedies:
+        raise cause
+    problem = f"cannot be written ({reason})."
+    raise EnvironmentProblem(problem, file=path, remedy=remedies[number]) from cause
 
 
 def seal(folder: Path, kind: str, schema_version: int, meta: Mapping[str, Any]) -> Header:
-    """Write the header over the files that are in `folder` now."""
+    """Write the header over the files that are in `folder` now; all of them get the usual permissions."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder_files(folder):
+        # safetensors makes its files readable by their owner alone.
+        path.chmod(0o666 & ~mask)
     files = {
         p.relative_to(folder).as_posix(): (p.stat().st_size, file_sha256(p))
         for p in folder_files(folder)
@@ -163,10 +181,12 @@ def read_header(folder: Path, kind: str, schema_version: int, *, verify: bool = 
     if not path.is_file():
         raise ArtifactError("is not an artifact folder.", file=folder, remedy=f"Run the step that makes the {kind}.")
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in body["files"].items()}
         header = Header(str(body["kind"]), int(body["schema_version"]), body["meta"], files)
         stated = str(body["digest"])
+        if not isinstance(header.meta, dict):
+            raise TypeError("meta is no mapping")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"is not a readable header ({error}).", file=path, remedy=_again(kind)) from error
     if header.kind != kind:
@@ -201,5 +221,7 @@ def _again(kind: str) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys through a temporary file and a rename."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    part.write_text(
+        json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     part.replace(path)

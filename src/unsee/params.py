@@ -149,7 +149,9 @@ class RunParams(Section):
     """Where and how fast; none of it changes a result beyond rounding."""
 
     device: str = Field(description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
-    dtype: Literal["float32", "float16", "bfloat16"] = Field(description="Compute type of the denoiser's forward pass.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        description="Compute type of the denoiser's forward pass; layers whose weights move stay in float32."
+    )
     batch_size: int = Field(ge=1, description="Samples per forward pass.")
     shards: int = Field(ge=1, description="Parts the records are split into: the unit of caching and resume.")
     cache: str | None = Field(description="Folder of content-addressed caches; null: the user's cache folder.")

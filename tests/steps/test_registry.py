@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 from pathlib import Path
@@ -26,6 +27,9 @@ def test_a_stage_says_what_the_registry_says(name: str) -> None:
     assert stage["cmd"] == f"unsee step {name} --params params.yaml --work audit"
     assert stage.get("deps", []) == [f"audit/{upstream}" for upstream in spec.inputs]
     assert stage["params"] == list(spec.params)
+    module = importlib.import_module(f"unsee.steps.{name}")
+    reads_files = hasattr(module, "outside") and name != "report"
+    assert stage.get("always_changed", False) == reads_files
     assert stage["outs"] == [{f"audit/{name}": {"persist": True}}]
 
 

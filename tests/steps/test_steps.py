@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tiny import RESOLUTION, write_training_set
+from tiny import RESOLUTION, write_pipeline, write_training_set
 from unsee import artifacts
 from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Scores
@@ -24,9 +25,12 @@ from unsee.errors import ArtifactError, InputError
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import model_digest
 from unsee.params import Params, load_params
+from unsee.platform.tracking import Tracker
 from unsee.records.query_set import QuerySet
+from unsee.steps import runner
 from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION
 from unsee.steps.registry import STEPS
+from unsee.steps.runner import run_step
 
 AFTER_TRAINING = ("encode", "cache_baseline", "estimate_fisher", "make_queries", "unlearn", "score", "report")
 
@@ -197,8 +201,8 @@ def test_a_query_with_a_non_finite_gradient_fails_alone(audit, overrides, tmp_pa
     latents = load_file(queries / artifacts.LATENTS)["latents"]
     latents[0] = math.nan
     save_file({"latents": latents}, queries / artifacts.LATENTS)
-    header = artifacts.seal(queries, "QuerySet", 1, {"model": "m"})
-    assert header.digest
+    header = artifacts.read_header(work / "train_reference", MODEL_KIND, MODEL_SCHEMA_VERSION)
+    artifacts.seal(queries, "QuerySet", 1, {"model": header.meta["model"]})
     run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "c")}), "unlearn", "score", "report")
     first, second = json.loads((work / "report" / artifacts.REPORT_JSON).read_text())["queries"]
     assert first["status"] == "failed"
@@ -261,3 +265,49 @@ def test_a_damaged_cache_entry_is_measured_again_and_said_so(audit, overrides, t
         run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "cache-a")}), "cache_baseline", "score")
     assert "is damaged" in caplog.text
     assert all_scores(work) == before
+
+
+def test_inputs_that_do_not_belong_together_are_refused(audit, overrides, tmp_path: Path) -> None:
+    work = audit("a", steps=AFTER_TRAINING[:5])
+    cache = {"run.cache": str(tmp_path / "cache-a")}
+    with pytest.raises(ArtifactError, match="Run the step cache_baseline again"):
+        run(work, load_params(None, {**overrides, **cache, "seed": 7}), "score")
+    with pytest.raises(ArtifactError, match="Run the step unlearn again"):
+        run(work, load_params(None, {**overrides, **cache, "weights.preset": "all"}), "score")
+    shutil.rmtree(work / "encode")
+    other = write_pipeline(tmp_path / "other", prediction_type="v_prediction")
+    shutil.copytree(audit("b", model=other, steps=("encode",)) / "encode", work / "encode")
+    with pytest.raises(ArtifactError, match="Run the step encode again"):
+        run(work, load_params(None, {**overrides, **cache}), "cache_baseline")
+
+
+def test_a_changed_query_picture_is_seen(overrides, tmp_path: Path) -> None:
+    picture = tmp_path / "asked.png"
+    Image.new("RGB", (16, 16), "red").save(picture)
+    asked = {"queries.prompts": ["a"], "queries.pictures": [str(picture)]}
+    params = load_params(None, {**overrides, **asked})
+    before = STEPS["make_queries"].outside(params)
+    assert STEPS["make_queries"].outside(params) == before
+    Image.new("RGB", (16, 16), "blue").save(picture)
+    assert STEPS["make_queries"].outside(params) != before
+
+
+def test_half_precision_scores_stay_close_to_the_full_ones(audit) -> None:
+    full, half = audit("full"), audit("half", run__dtype="bfloat16")
+    for query, scores in all_scores(full).items():
+        other = all_scores(half)[query]
+        exact, rough = np.array(list(scores.values())), np.array([other[record] for record in scores])
+        assert not np.array_equal(exact, rough)
+        assert np.corrcoef(exact, rough)[0, 1] > 0.9
+
+
+def test_raising_a_version_runs_the_steps_that_rest_on_it(audit, overrides, monkeypatch, tmp_path: Path) -> None:
+    work = audit("a", steps=())
+    params = load_params(None, {**overrides, "run.cache": str(tmp_path / "cache-a")})
+    with Tracker.open(params, work) as tracker:
+        ran = [run_step(n, params, work, tracker=tracker).skipped for n in ("encode", "cache_baseline")]
+        again = [run_step(n, params, work, tracker=tracker).skipped for n in ("encode", "cache_baseline")]
+        raised = dataclasses.replace(STEPS["cache_baseline"], versions=(2, 1))
+        monkeypatch.setattr(runner, "STEPS", {**STEPS, "cache_baseline": raised})
+        after = [run_step(n, params, work, tracker=tracker).skipped for n in ("encode", "cache_baseline")]
+    assert (ran, again, after) == ([False, False], [True, True], [True, False])

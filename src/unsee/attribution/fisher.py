@@ -18,9 +18,6 @@ from unsee.models.encoded_set import EncodedSet, Entry
 from unsee.models.interface import TextToImageModel
 from unsee.models.weights import Weights, training_only
 
-FISHER_VERSION = 1
-"""Raised by hand when the same inputs give another Fisher; part of its cache key."""
-
 PURPOSE = "fisher"
 
 
@@ -87,7 +84,7 @@ def fisher_sums(
         batch_size: samples per forward-backward pass.
         advance: told the number of draws done.
     """
-    sums = {name: torch.zeros(p.shape, dtype=torch.float64, device=p.device) for name, p in weights.items()}
+    sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in weights.items()}
     for start in range(0, len(draws), batch_size):
         batch = draws[start : start + batch_size]
         entries = [entry for entry, _, _ in batch]
@@ -102,7 +99,7 @@ def fisher_sums(
         for name, squares in squared_gradients(model, weights, samples):
             sums[name] += squares
         advance(len(batch))
-    return FisherSums({name: total.cpu() for name, total in sums.items()}, len(draws))
+    return FisherSums(sums, len(draws))
 
 
 def squared_gradients(model: TextToImageModel, weights: Weights, samples: Samples) -> Iterable[tuple[str, Tensor]]:
@@ -124,9 +121,9 @@ def squared_gradients(model: TextToImageModel, weights: Weights, samples: Sample
             inputs, outputs = tap.collected()
             if f"{prefix}.weight" in weights:
                 per_sample = torch.einsum("nlo,nli->noi", outputs, inputs)
-                yield f"{prefix}.weight", per_sample.square_().sum(dim=0, dtype=torch.float64)
+                yield f"{prefix}.weight", per_sample.square_().sum(dim=0).cpu().double()
             if module.bias is not None and f"{prefix}.bias" in weights:
-                yield f"{prefix}.bias", outputs.sum(dim=1).square_().sum(dim=0, dtype=torch.float64)
+                yield f"{prefix}.bias", outputs.sum(dim=1).square_().sum(dim=0).cpu().double()
     finally:
         for tap in taps:
             tap.remove()
@@ -178,7 +175,7 @@ def _linear_layers(denoiser: nn.Module, weights: Weights) -> dict[str, nn.Linear
 
 
 def _squared_one_by_one(model: TextToImageModel, weights: Weights, samples: Samples) -> Iterable[tuple[str, Tensor]]:
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in weights.items()}
+    sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in weights.items()}
     with training_only(model.denoiser, weights):
         for row in range(len(samples.timesteps)):
             one = Samples(
@@ -190,7 +187,7 @@ def _squared_one_by_one(model: TextToImageModel, weights: Weights, samples: Samp
             gradients = torch.autograd.grad(sample_losses(model, one).sum(), list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    sums[name] += gradient.double().square()
+                    sums[name] += gradient.cpu().double().square()
     yield from sums.items()
 
 

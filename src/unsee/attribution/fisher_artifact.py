@@ -11,8 +11,8 @@ from safetensors.torch import load, load_file, save, save_file
 
 from unsee import artifacts
 from unsee.artifacts import digest_of
-from unsee.attribution.fisher import FISHER_VERSION, FisherSums
-from unsee.attribution.noise import NOISE_VERSION
+from unsee.attribution.fisher import FisherSums
+from unsee.versions import ENCODING_VERSION, FISHER_VERSION, NOISE_VERSION
 
 KIND = "Fisher"
 SCHEMA_VERSION = 1
@@ -51,9 +51,10 @@ def shard_place(
     spec = {
         "fisher_version": FISHER_VERSION,
         "noise_version": NOISE_VERSION,
+        "encoding_version": ENCODING_VERSION,
         "model": model_digest,
         "weights": list(weights),
-        "entries": list(entries),
+        "entries": sorted(entries),
         "draws": draws,
         "seed": seed,
         "dtype": dtype,

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 from unsee import artifacts
 from unsee.artifacts import digest_of
 from unsee.attribution.grid import Grid
-from unsee.attribution.losses import LOSS_VERSION
-from unsee.attribution.noise import NOISE_VERSION
 from unsee.cache import ContentCache
 from unsee.models.encoded_set import Entry
 from unsee.records.sharding import shard_of
+from unsee.versions import ENCODING_VERSION, LOSS_VERSION, NOISE_VERSION
 
 KIND = "LossTable"
 SCHEMA_VERSION = 1
@@ -63,6 +62,7 @@ def cache_place(model_digest: str, grid: Grid, dtype: str, change_digest: str | 
     spec = {
         "loss_version": LOSS_VERSION,
         "noise_version": NOISE_VERSION,
+        "encoding_version": ENCODING_VERSION,
         "model": model_digest,
         "change": change_digest,
         "grid": grid.spec(),
@@ -99,6 +99,10 @@ def cached_losses(
     for number in sorted(missing):
         shard = missing[number]
         losses = measure(shard)
+        if not np.isfinite(losses).all():
+            # Nothing that is not a number is kept; the caller says what it means.
+            known.update(zip([entry.key for entry in shard], losses, strict=True))
+            continue
         keys = [entry.key for entry in shard]
         sink = pa.BufferOutputStream()
         pq.write_table(_table(keys, losses), sink)

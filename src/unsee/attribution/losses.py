@@ -18,9 +18,6 @@ from unsee.attribution.noise import NoiseKey, gaussian
 from unsee.models.encoded_set import EncodedSet, Entry
 from unsee.models.interface import TextStates, TextToImageModel
 
-LOSS_VERSION = 1
-"""Raised by hand when the same inputs give other losses; a golden-loss test guards it. Part of every cache key."""
-
 PURPOSE = "loss"
 
 
@@ -139,6 +136,6 @@ def mean_loss(model: TextToImageModel, batches: Sequence[Samples]) -> float:
     """Mean loss over all samples of the batches, summed in float64."""
     total, count = 0.0, 0
     for batch in batches:
-        total += float(sample_losses(model, batch).double().sum())
+        total += float(sample_losses(model, batch).cpu().double().sum())
         count += len(batch.timesteps)
     return total / count

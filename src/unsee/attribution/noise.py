@@ -16,8 +16,7 @@ import torch
 from numpy.random import Philox
 from torch import Tensor
 
-NOISE_VERSION = 1
-"""Raised by hand whenever the numbers below change for the same key; part of every cache key."""
+from unsee.versions import NOISE_VERSION
 
 
 @dataclass(frozen=True)

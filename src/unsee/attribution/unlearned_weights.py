@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unsee import artifacts
+from unsee.errors import ArtifactError
 
 KIND = "UnlearnedWeights"
 SCHEMA_VERSION = 1
@@ -54,6 +55,7 @@ class UnlearnedWeights:
         self.folder = folder
         self.digest = header.digest
         self.meta = header.meta
+        self._files = header.files
         rows = pq.read_table(folder / artifacts.UNLEARNING, schema=_SCHEMA).to_pylist()
         self.queries = [Unlearning(**row) for row in rows]
 
@@ -64,7 +66,9 @@ class UnlearnedWeights:
 
     def change(self, unlearning: Unlearning) -> dict[str, Tensor]:
         """theta(z^) - theta0 by parameter name, float32. Only for a query that did not fail."""
-        assert unlearning.file is not None  # noqa: S101  (a query that did not fail has a file)
+        if unlearning.file is None or unlearning.file not in self._files:
+            problem = f"names a file that is not part of the artifact: {unlearning.file}"
+            raise ArtifactError(problem, file=self.folder / artifacts.UNLEARNING, remedy="Run the step unlearn again.")
         with safe_open(self.folder / unlearning.file, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
 

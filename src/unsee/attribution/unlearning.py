@@ -10,7 +10,7 @@ published recipe instead: no damping, a fixed alpha, one step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,11 @@ from unsee.errors import QueryFailure
 from unsee.models.interface import TextToImageModel
 from unsee.models.weights import Weights, shifted, training_only
 
-UNLEARN_VERSION = 1
-"""Raised by hand when the same inputs give another step."""
-
 OFFICIAL_BATCH_SIZE = 80
 _LOG_TOLERANCE = 1e-3
 _LARGEST_GROWTH = 2.0**20
 _SMALLEST_EFFECT = 1e-3
+_REACHED = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,22 @@ class Step:
     probes: int
 
 
-def query_gradient(model: TextToImageModel, weights: Weights, batches: Sequence[Samples]) -> dict[str, Tensor]:
+def query_gradient(model: TextToImageModel, weights: Weights, batches: Iterable[Samples]) -> dict[str, Tensor]:
     """Grad of the mean loss over all samples of the batches, float64 on the CPU, by parameter name.
 
     Raises:
         QueryFailure: it is not finite.
     """
-    count = sum(len(batch.timesteps) for batch in batches)
+    count = 0
     sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in weights.items()}
     with training_only(model.denoiser, weights):
         for batch in batches:
+            count += len(batch.timesteps)
             loss = sample_losses(model, batch).sum()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    sums[name] += gradient.double().cpu()
+                    sums[name] += gradient.cpu().double()
     mean = {name: total / count for name, total in sums.items()}
     _require_finite(mean, "the gradient of the query's loss is not finite")
     return mean
@@ -90,15 +89,13 @@ def probe_batches(picture: Picture, *, samples: int, seed: int, train_timesteps:
     return split(picture.samples("probe", seed, timesteps.tolist()), batch_size)
 
 
-def official_batches(picture: Picture, *, batches: int, seed: int, train_timesteps: int) -> list[Samples]:
+def official_batches(picture: Picture, *, batches: int, seed: int, train_timesteps: int) -> Iterator[Samples]:
     """The published Monte Carlo samples: batches of 80, timesteps drawn without replacement inside a batch."""
     size = min(OFFICIAL_BATCH_SIZE, train_timesteps)
-    made = []
     for number in range(batches):
         order = np.argsort(uniforms(f"official-{number}", seed, picture.identity, train_timesteps), kind="stable")
         draws = range(number * size, (number + 1) * size)
-        made.append(picture.samples("official", seed, order[:size].tolist(), draws))
-    return made
+        yield picture.samples("official", seed, order[:size].tolist(), draws)
 
 
 def newton_direction(gradient: Mapping[str, Tensor], inverse_fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,10 +173,11 @@ def step_by_effect(
             effect(smaller)
             smaller += math.log(2.0)
         finite = {size: value for size, value in effects.items() if math.isfinite(value)}
+        if not finite:
+            raise QueryFailure("the query's loss is not finite after any step along F^-1 g.")
         size = max(finite, key=lambda s: finite[s])
         if finite[size] + math.log(loss_ratio) <= 0:
             raise QueryFailure("no step along F^-1 g raises the query's loss.")
-        reached = False
     else:
         low, high = bracket
         # Brent needs finite ends; an overflowing upper end is pulled in first.
@@ -192,7 +190,7 @@ def step_by_effect(
             size = float(brentq(effect, low, high, xtol=_LOG_TOLERANCE / 2, rtol=1e-12))
         else:
             size = low
-        reached = True
+    reached = abs(effect(size)) <= _REACHED
     after = before * loss_ratio * math.exp(effect(size))
     alpha = math.exp(size) * records
     return Step(_scaled(direction, math.exp(size)), alpha, before, after, reached, probes=len(effects) + 1)

@@ -103,10 +103,10 @@ class FlowObjective:
 
     def network_timesteps(self, timesteps: Tensor) -> Tensor:
         """S T, float32."""
-        return (self._time(timesteps) * self.train_timesteps).float()
+        return self._time(timesteps) * self.train_timesteps
 
     def _time(self, timesteps: Tensor) -> Tensor:
-        s = (timesteps.double() + 1) / self.train_timesteps
+        s = (timesteps.float() + 1) / self.train_timesteps
         return self._shift * s / (1 + (self._shift - 1) * s)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unsee.artifacts import digest_of, file_sha256
@@ -19,7 +20,17 @@ from unsee.models.objectives import objective_from_scheduler
 TRAINING_FACTS = "unsee.json"
 """Optional file in a pipeline folder that says how the model was trained: {"flip": true}."""
 
-NEEDED_PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_NETWORK = (("config.json",), ("*.safetensors",))
+NEEDED_PARTS = {
+    "vae": _NETWORK,
+    "text_encoder": _NETWORK,
+    "tokenizer": (("tokenizer.json", "vocab.*", "*.model"),),
+    "unet": _NETWORK,
+    "scheduler": (("scheduler_config.json",),),
+}
+"""Folders that a pipeline must have, and in each a file of every kind (one of the patterns)."""
+
+KNOWN_LIBRARIES = ("diffusers", "transformers")
 KNOWN_PIPELINES = ("StableDiffusionPipeline",)
 _TEXTS_PER_BATCH = 64
 _PICTURES_PER_BATCH = 32
@@ -28,8 +39,8 @@ _PICTURES_PER_BATCH = 32
 class DiffusersModel:
     """A latent-diffusion pipeline with a UNet, loaded with its weights frozen and in evaluation mode.
 
-    Weights stay float32; another `dtype` is the compute type of the denoiser's forward pass (autocast), since the
-    change of the weights that unlearning makes would drown in half precision.
+    Weights stay float32; another `dtype` is the compute type of the denoiser's forward pass (autocast). Layers whose
+    weights are unlearned are to be exempted with `weights.keep_exact`.
     """
 
     def __init__(self, pipe: Any, digest: str, facts: Mapping[str, Any], where: str, dtype: torch.dtype) -> None:
@@ -62,9 +73,23 @@ class DiffusersModel:
         transformers_logging.disable_progress_bar()
         try:
             pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ImportError,
+            SafetensorError,
+        ) as error:
             problem = f"cannot be loaded as a diffusers pipeline ({' '.join(str(error).split())[:300]})."
             raise InputError(problem, file=folder, remedy="Save it again with save_pretrained().") from error
+        # A checker would blank pictures, and the blank would be attributed.
+        pipe.safety_checker = None
+        # TensorFloat-32 makes a loss depend on the batch shape it is computed in, far beyond float32's rounding.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         facts = read_facts(folder)
         return cls(pipe.to(where), model_digest(folder), facts, str(folder), getattr(torch, dtype))
 
@@ -83,6 +108,8 @@ class DiffusersModel:
         """(C, h, w)."""
         config = self._pipe.unet.config
         size = config.sample_size
+        if size is None:
+            raise InputError("is not given.", file="unet/config.json", field="sample_size", remedy="Say it there.")
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return (int(config.in_channels), int(height), int(width))
 
@@ -175,10 +202,16 @@ def check_folder(folder: Path) -> None:
     if kind not in KNOWN_PIPELINES:
         remedy = f"unsee audits {', '.join(KNOWN_PIPELINES)}."
         raise InputError(f"is '{kind}'.", file=index, field="_class_name", remedy=remedy)
-    for part in NEEDED_PARTS:
-        if part not in parts or not (folder / part).is_dir():
-            problem = f"the part '{part}' is missing."
+    for part, kinds in NEEDED_PARTS.items():
+        there = part in parts and (folder / part).is_dir()
+        if not there or not all(any(any((folder / part).glob(p)) for p in patterns) for patterns in kinds):
+            wanted = ", ".join(" or ".join(patterns) for patterns in kinds)
+            problem = f"the part '{part}' is missing or incomplete (it needs {wanted})."
             raise InputError(problem, file=folder, field=part, remedy="Save the whole pipeline with save_pretrained().")
+        library = parts[part][0] if isinstance(parts[part], list) and parts[part] else None
+        if library not in KNOWN_LIBRARIES:
+            problem = f"is to be loaded by '{library}', code that comes with the folder is not run."
+            raise InputError(problem, file=index, field=part, remedy=f"Use parts of {' or '.join(KNOWN_LIBRARIES)}.")
 
 
 def read_facts(folder: Path) -> Mapping[str, Any]:

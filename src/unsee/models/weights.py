@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,29 @@ def select_weights(denoiser: nn.Module, preset: str, patterns: Sequence[str] | N
     return chosen
 
 
+def keep_exact(denoiser: nn.Module, weights: Weights) -> None:
+    """Make the layers that own `weights` compute in float32 even under autocast.
+
+    Autocast rounds a layer's weights to half precision, and with them the small change that unlearning makes.
+    """
+    for prefix in {name.rpartition(".")[0] for name in weights}:
+        module = denoiser.get_submodule(prefix)
+        if not getattr(module.forward, "exact", False):
+            module.forward = _exactly(module.forward)
+
+
+def _exactly(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def exact(*args: Any, **kwargs: Any) -> Tensor:
+        first = next(a for a in args if isinstance(a, Tensor))
+        with torch.autocast(first.device.type, enabled=False):
+            return forward(
+                *(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args), **kwargs
+            )
+
+    exact.exact = True  # type: ignore[attr-defined]
+    return exact
+
+
 @contextlib.contextmanager
 def training_only(denoiser: nn.Module, weights: Weights) -> Iterator[None]:
     """Inside, only `weights` require gradients; before and after, nothing does."""
@@ -65,6 +89,8 @@ def training_only(denoiser: nn.Module, weights: Weights) -> Iterator[None]:
 @contextlib.contextmanager
 def shifted(weights: Weights, change: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, the weights are theta0 + change; afterwards they are theta0 again, bit for bit."""
+    if change.keys() != weights.keys():
+        raise ValueError("the change is of other weights than those selected")
     kept = {name: parameter.detach().clone() for name, parameter in weights.items()}
     try:
         with torch.no_grad():

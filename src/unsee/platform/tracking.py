@@ -177,7 +177,7 @@ class Tracker:
 
     def _remembered(self) -> str | None:
         try:
-            kept = json.loads((self._work / STATE).read_text())
+            kept = json.loads((self._work / STATE).read_text(encoding="utf-8"))
             return str(kept["run"]) if kept == {**self._identity(), "run": kept["run"]} else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -258,7 +258,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _header(folder: Path) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads((folder / artifacts.HEADER).read_text())
+    header: dict[str, Any] = json.loads((folder / artifacts.HEADER).read_text(encoding="utf-8"))
     return header
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unsee import artifacts
 from unsee.attribution import loss_table
 from unsee.attribution.losses import grid_losses
-from unsee.models.encoded_set import EncodedSet
+from unsee.errors import InputError
 from unsee.params import Params
 from unsee.progress import Progress
-from unsee.steps.common import Inputs, audited_model, content_cache, flips, loss_grid
+from unsee.steps.common import (
+    Inputs,
+    audited_model,
+    compute_type,
+    content_cache,
+    encoded_by,
+    flips,
+    loss_grid,
+    moved_weights,
+)
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
@@ -22,8 +33,10 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         params: all parameters.
         out: folder of the LossTable to write.
     """
-    encoded = EncodedSet.load(inputs["encode"])
     model = audited_model(inputs, params)
+    # The same layers compute in float32 here as after unlearning: both losses are to differ by the weights alone.
+    computed_in = compute_type(params, moved_weights(model, params))
+    encoded = encoded_by(model, inputs)
     grid = loss_grid(params, model)
     entries = encoded.entries(flips(params, model))
     meta: dict[str, Any] = {}
@@ -33,7 +46,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     ):
         losses = loss_table.cached_losses(
             content_cache(params),
-            loss_table.cache_place(model.digest, grid, params.run.dtype, None),
+            loss_table.cache_place(model.digest, grid, computed_in, None),
             entries,
             grid.points,
             lambda shard: grid_losses(
@@ -42,7 +55,20 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             shards=params.run.shards,
             hit=lambda count: progress.advance(count * grid.points),
         )
+        bad = next((e for e, row in zip(entries, losses, strict=True) if not np.isfinite(row).all()), None)
+        if bad is not None:
+            raise InputError(
+                f"gives a loss that is not finite for record {bad.record}.",
+                file=inputs["train_reference"],
+                remedy="Audit a model whose weights are finite, or leave the record out.",
+            )
         loss_table.write_losses(part, entries, losses)
         meta.update(
-            loss_table.table_meta(model.digest, encoded.digest, grid, metrics={"mean_loss": float(losses.mean())})
+            loss_table.table_meta(
+                model.digest,
+                encoded.digest,
+                grid,
+                dtype=computed_in,
+                metrics={"mean_loss": float(losses.mean())},
+            )
         )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 from unsee import artifacts
 from unsee.attribution.grid import Grid, midpoint_grid, official_grid
 from unsee.cache import ContentCache, default_root
-from unsee.errors import InputError
+from unsee.errors import ArtifactError, InputError
+from unsee.models.encoded_set import EncodedSet
 from unsee.models.interface import TextToImageModel
 from unsee.models.pipeline import DiffusersModel
+from unsee.models.weights import Weights, keep_exact, select_weights
 from unsee.params import Params
 
 MODEL_KIND = "ReferenceModel"
@@ -47,6 +51,46 @@ def audited_model(inputs: Inputs, params: Params) -> DiffusersModel:
             remedy="Run the step train_reference again.",
         )
     return model
+
+
+def require_same(what: str, stated: object, actual: object, file: Path, field: str) -> None:
+    """Check that an artifact was made from what is used with it now.
+
+    Raises:
+        ArtifactError: it was not; `what` names the step that makes it.
+    """
+    if stated != actual:
+        raise ArtifactError(
+            "was made from something else than is used with it now.",
+            file=file,
+            field=field,
+            remedy=f"Run the step {what} again.",
+        )
+
+
+def encoded_by(model: DiffusersModel, inputs: Inputs) -> EncodedSet:
+    """The encoded set, which must be the audited model's.
+
+    Raises:
+        ArtifactError: it is missing, corrupt, or another model's.
+    """
+    encoded = EncodedSet.load(inputs["encode"])
+    require_same("encode", encoded.meta["model"], model.digest, encoded.folder, "model")
+    return encoded
+
+
+def moved_weights(model: DiffusersModel, params: Params) -> dict[str, nn.Parameter]:
+    """The weights that unlearning moves; their layers compute in float32 whatever `run.dtype` says."""
+    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    keep_exact(model.denoiser, weights)
+    return weights
+
+
+def compute_type(params: Params, weights: Weights) -> str:
+    """What losses were computed in, for cache keys: in half precision it matters which layers were exempt."""
+    if params.run.dtype == "float32":
+        return "float32"
+    return f"{params.run.dtype}, but float32 in {artifacts.digest_of(sorted(weights))}"
 
 
 def flips(params: Params, model: TextToImageModel) -> tuple[bool, ...]:

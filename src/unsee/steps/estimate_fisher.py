@@ -8,12 +8,10 @@ from typing import Any
 from unsee import artifacts
 from unsee.attribution import fisher_artifact
 from unsee.attribution.fisher import FisherSums, fisher_draws, fisher_sums, merge
-from unsee.models.encoded_set import EncodedSet
-from unsee.models.weights import select_weights
 from unsee.params import Params
 from unsee.progress import Progress
 from unsee.records.sharding import split_records
-from unsee.steps.common import Inputs, audited_model, content_cache, flips
+from unsee.steps.common import Inputs, audited_model, compute_type, content_cache, encoded_by, flips, moved_weights
 
 _ENTRY = "sums"
 
@@ -26,12 +24,12 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         params: all parameters.
         out: folder of the Fisher to write.
     """
-    encoded = EncodedSet.load(inputs["encode"])
     model = audited_model(inputs, params)
-    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    weights = moved_weights(model, params)
+    encoded = encoded_by(model, inputs)
     cache = content_cache(params)
     mirrored, draws = flips(params, model), params.fisher.draws
-    parts: list[FisherSums] = []
+    total: FisherSums | None = None
     meta: dict[str, Any] = {}
     with (
         artifacts.writing(out, fisher_artifact.KIND, fisher_artifact.SCHEMA_VERSION, meta) as part,
@@ -40,7 +38,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         for records in split_records(encoded.records, params.run.shards):
             keys = [entry.key for entry in encoded.entries(mirrored, set(records))]
             place = fisher_artifact.shard_place(
-                model.digest, list(weights), keys, draws=draws, seed=params.seed, dtype=params.run.dtype
+                model.digest, list(weights), keys, draws=draws, seed=params.seed, dtype=compute_type(params, weights)
             )
             held = cache.read(place, _ENTRY, fisher_artifact.SUFFIX)
             if held is None:
@@ -57,8 +55,8 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             else:
                 sums = fisher_artifact.sums_from_bytes(held)
                 progress.advance(sums.count)
-            parts.append(sums)
-        total = merge(parts)
+            total = sums if total is None else merge([total, sums])
+        assert total is not None  # noqa: S101  (an encoded set has records)
         fisher_artifact.write_fisher(part, total)
         meta.update(
             {

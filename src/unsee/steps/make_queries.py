@@ -50,6 +50,12 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         meta.update({"model": model.digest, "queries": len(queries), "failed": len(queries) - len(usable)})
 
 
+def outside(params: Params) -> Any:
+    """The content of the given picture files."""
+    paths = [Path(name) for name in params.queries.pictures]
+    return [artifacts.file_sha256(path) if path.is_file() else None for path in paths]
+
+
 def _generated(params: Params, model: DiffusersModel) -> list[Query]:
     asked = params.queries
     seeds = [asked.seed + i for i in range(len(asked.prompts))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unsee.params import Params
+from unsee.versions import ENCODING_VERSION, FISHER_VERSION, LOSS_VERSION, NOISE_VERSION, UNLEARN_VERSION
 
 StepFunction = Callable[[Mapping[str, Path], Params, Path], None]
 
@@ -24,6 +25,7 @@ class StepSpec:
         kind: kind of the artifact it writes.
         schema_version: of that artifact.
         version: raised by hand when the step gives another result for the same inputs and params.
+        versions: of the meanings its numbers rest on, see `unsee.versions`.
     """
 
     name: str
@@ -32,6 +34,7 @@ class StepSpec:
     kind: str
     schema_version: int = 1
     version: int = 1
+    versions: tuple[int, ...] = ()
 
     @property
     def run(self) -> StepFunction:
@@ -49,23 +52,43 @@ class StepSpec:
 _GRID = ("compat", "loss", "seed", "run.dtype")
 
 _IN_ORDER = (
-    StepSpec("version_data", (), ("data", "model"), "TrainingSet"),
+    StepSpec("version_data", (), ("data",), "TrainingSet"),
     StepSpec("train_reference", ("version_data",), ("model", "train", "seed"), "ReferenceModel"),
-    StepSpec("encode", ("version_data", "train_reference"), ("compat", "loss.flips"), "EncodedSet"),
-    StepSpec("cache_baseline", ("train_reference", "encode"), _GRID, "LossTable"),
-    StepSpec("estimate_fisher", ("train_reference", "encode"), ("fisher", "weights", *_GRID), "Fisher"),
+    StepSpec(
+        "encode",
+        ("version_data", "train_reference"),
+        ("compat", "loss.flips"),
+        "EncodedSet",
+        versions=(ENCODING_VERSION,),
+    ),
+    StepSpec(
+        "cache_baseline",
+        ("train_reference", "encode"),
+        ("weights", *_GRID),
+        "LossTable",
+        versions=(LOSS_VERSION, NOISE_VERSION),
+    ),
+    StepSpec(
+        "estimate_fisher",
+        ("train_reference", "encode"),
+        ("fisher", "weights", "compat", "loss.flips", "seed", "run.dtype"),
+        "Fisher",
+        versions=(FISHER_VERSION, NOISE_VERSION),
+    ),
     StepSpec("make_queries", ("train_reference",), ("queries", "data.max_megapixels"), "QuerySet"),
     StepSpec(
         "unlearn",
         ("train_reference", "make_queries", "estimate_fisher"),
         ("compat", "unlearn", "weights", "seed", "run.dtype"),
         "UnlearnedWeights",
+        versions=(UNLEARN_VERSION, NOISE_VERSION),
     ),
     StepSpec(
         "score",
         ("train_reference", "encode", "cache_baseline", "unlearn"),
         ("report.false_discovery_rate", "weights", *_GRID),
         "Scores",
+        versions=(LOSS_VERSION, NOISE_VERSION),
     ),
     StepSpec(
         "report",
@@ -79,7 +102,20 @@ _IN_ORDER = (
             "unlearn",
             "score",
         ),
-        ("report", "compat", "data", "model", "train", "loss", "fisher", "weights", "queries", "unlearn", "seed"),
+        (
+            "report",
+            "compat",
+            "data",
+            "model",
+            "train",
+            "loss",
+            "fisher",
+            "weights",
+            "queries",
+            "unlearn",
+            "seed",
+            "run.dtype",
+        ),
         "Report",
     ),
 )

@@ -21,6 +21,7 @@ from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import select_weights
 from unsee.params import Params
+from unsee.records.dvc_source import without_credentials
 from unsee.records.query_set import Query, QuerySet
 from unsee.records.training_set import Record, TrainingSet
 from unsee.report.content import (
@@ -123,7 +124,11 @@ def commit() -> str | None:
 
 def _shown(params: Params) -> dict[str, Any]:
     # Where it ran and where it was tracked change no result, and a tracking address may hold a password.
-    return params.model_dump(mode="json", exclude={"tracking": True, "run": {"cache", "shards"}})
+    hidden = {"tracking": True, "run": {"cache", "shards", "device", "batch_size"}}
+    shown = params.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
+    if shown["data"]["repo"] is not None:
+        shown["data"]["repo"] = without_credentials(shown["data"]["repo"])
+    return shown
 
 
 def _reproduce() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,25 +57,21 @@ class AuditResult:
     queries: int
 
 
-def run_audit(
-    params: Params, work: Path, *, tracker: Tracker, only: Sequence[str] | None = None, force: bool = False
-) -> AuditResult:
-    """Run every step, or those in `only`, in order.
+def run_audit(params: Params, work: Path, *, tracker: Tracker, force: bool = False) -> AuditResult:
+    """Run every step, in order.
 
     Args:
         params: all parameters.
         work: folder that holds a folder per step.
         tracker: where steps are logged.
-        only: names of the steps to run; their inputs must be there.
         force: run also what could be skipped.
 
     Raises:
         UnseeError: a step cannot do its work.
     """
-    names = list(STEPS) if only is None else [name for name in STEPS if name in only]
-    results = [run_step(name, params, work, tracker=tracker, force=force) for name in names]
+    results = [run_step(name, params, work, tracker=tracker, force=force) for name in STEPS]
     folder = work / "report"
-    summary = json.loads((folder / artifacts.REPORT_JSON).read_text())
+    summary = json.loads((folder / artifacts.REPORT_JSON).read_text(encoding="utf-8"))
     failed = [(q["prompt"], q["failure"]) for q in summary["queries"] if q["status"] == "failed"]
     return AuditResult(folder / artifacts.REPORT_HTML, results, failed, len(summary["queries"]))
 
@@ -95,7 +91,13 @@ def run_step(name: str, params: Params, work: Path, *, tracker: Tracker, force: 
     digests = {upstream: _header(STEPS[upstream], folder).digest for upstream, folder in inputs.items()}
     chosen = relevant(params, spec.params)
     fingerprint = digest_of(
-        {"step": name, "version": spec.version, "inputs": digests, "params": chosen, "outside": spec.outside(params)}
+        {
+            "step": name,
+            "versions": [spec.version, *spec.versions],
+            "inputs": digests,
+            "params": chosen,
+            "outside": spec.outside(params),
+        }
     )
     state = work / STATE / f"{name}.json"
     skipped = not force and _unchanged(spec, out, state, fingerprint)

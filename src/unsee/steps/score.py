@@ -16,11 +16,21 @@ from unsee.attribution.scores import Ranking, ScoreSummary, ScoresWriter
 from unsee.attribution.scoring import ranks, record_scores
 from unsee.attribution.significance import significance
 from unsee.attribution.unlearned_weights import UnlearnedWeights
-from unsee.models.encoded_set import EncodedSet, Entry
-from unsee.models.weights import select_weights, shifted
+from unsee.models.encoded_set import Entry
+from unsee.models.weights import shifted
 from unsee.params import Params
 from unsee.progress import Progress
-from unsee.steps.common import Inputs, audited_model, content_cache, flips, loss_grid
+from unsee.steps.common import (
+    Inputs,
+    audited_model,
+    compute_type,
+    content_cache,
+    encoded_by,
+    flips,
+    loss_grid,
+    moved_weights,
+    require_same,
+)
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
@@ -31,12 +41,18 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         params: all parameters.
         out: folder of the Scores to write.
     """
-    encoded = EncodedSet.load(inputs["encode"])
     table = LossTable.load(inputs["cache_baseline"])
     unlearned = UnlearnedWeights.load(inputs["unlearn"])
     model = audited_model(inputs, params)
-    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    weights = moved_weights(model, params)
+    encoded = encoded_by(model, inputs)
     grid = loss_grid(params, model)
+    stated = [table.meta[key] for key in ("model", "encoded_set", "grid", "dtype")]
+    computed_in = compute_type(params, weights)
+    actual = [model.digest, encoded.digest, grid.spec(), computed_in]
+    require_same("cache_baseline", stated, actual, table.folder, "model, encoded_set, grid, dtype")
+    require_same("unlearn", unlearned.meta["model"], model.digest, unlearned.folder, "model")
+    require_same("unlearn", unlearned.meta["weights"], sorted(weights), unlearned.folder, "weights")
     entries = encoded.entries(flips(params, model))
     baseline = table.rows(entries)
     cache = content_cache(params)
@@ -59,7 +75,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             with shifted(weights, unlearned.change(row)):
                 losses = loss_table.cached_losses(
                     cache,
-                    loss_table.cache_place(model.digest, grid, params.run.dtype, row.change_digest),
+                    loss_table.cache_place(model.digest, grid, computed_in, row.change_digest),
                     entries,
                     grid.points,
                     measure,

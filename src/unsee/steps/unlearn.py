@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from unsee.artifacts import digest_of
 from unsee.attribution import unlearned_weights, unlearning
 from unsee.attribution.fisher import damped_inverse
 from unsee.attribution.fisher_artifact import Fisher
-from unsee.attribution.losses import Picture
-from unsee.attribution.noise import NOISE_VERSION
+from unsee.attribution.losses import Picture, Samples, split
 from unsee.attribution.unlearned_weights import Unlearning, change_digest
 from unsee.attribution.unlearning import Step
 from unsee.errors import ArtifactError, QueryFailure
 from unsee.models.pipeline import DiffusersModel
-from unsee.models.weights import Weights, select_weights
+from unsee.models.weights import Weights
 from unsee.params import Params
 from unsee.progress import Progress
 from unsee.records.query_set import QuerySet
-from unsee.steps.common import Inputs, audited_model, content_cache
+from unsee.steps.common import Inputs, audited_model, content_cache, moved_weights, require_same
+from unsee.versions import ENCODING_VERSION, NOISE_VERSION, UNLEARN_VERSION
 
 _ENTRY = "step"
 _SUFFIX = ".safetensors"
@@ -45,7 +46,9 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     queries = QuerySet.load(inputs["make_queries"])
     fisher = Fisher.load(inputs["estimate_fisher"])
     model = audited_model(inputs, params)
-    weights = select_weights(model.denoiser, params.weights.preset, params.weights.patterns)
+    weights = moved_weights(model, params)
+    require_same("make_queries", queries.meta["model"], model.digest, queries.folder, "model")
+    require_same("estimate_fisher", fisher.meta["model"], model.digest, fisher.folder, "model")
     if set(fisher.sums.sums) != set(weights):
         raise ArtifactError(
             "is of other weights than the params select.",
@@ -57,7 +60,12 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     inverse = damped_inverse(fisher.sums.mean(), damping)
     cache = content_cache(params)
     rows: list[Unlearning] = []
-    meta: dict[str, Any] = {"model": model.digest, "fisher": fisher.digest, "queries": queries.digest}
+    meta: dict[str, Any] = {
+        "model": model.digest,
+        "fisher": fisher.digest,
+        "queries": queries.digest,
+        "weights": sorted(weights),
+    }
     with (
         artifacts.writing(out, unlearned_weights.KIND, unlearned_weights.SCHEMA_VERSION, meta) as part,
         Progress("Unlearning queries", total=len(queries.queries), unit="query") as progress,
@@ -98,9 +106,10 @@ def _unlearn(
     size = params.run.batch_size
     official = params.compat == "official"
     if official:
-        batches = unlearning.official_batches(
+        whole = unlearning.official_batches(
             picture, batches=asked.official_batches, seed=seed, train_timesteps=timesteps
         )
+        batches: Iterable[Samples] = (part for batch in whole for part in split(batch, size))
     else:
         batches = unlearning.gradient_batches(
             picture, samples=asked.samples, seed=seed, train_timesteps=timesteps, batch_size=size
@@ -119,8 +128,9 @@ def _unlearn(
 
 def _place(params: Params, model: str, fisher: str, query: str) -> str:
     spec = {
-        "unlearn_version": unlearning.UNLEARN_VERSION,
+        "unlearn_version": UNLEARN_VERSION,
         "noise_version": NOISE_VERSION,
+        "encoding_version": ENCODING_VERSION,
         "model": model,
         "fisher": fisher,
         "query": query,
