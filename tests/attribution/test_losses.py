@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from unsee.attribution.grid import midpoint_grid
-from unsee.attribution.losses import LOSS_VERSION, grid_losses
+from unsee.attribution.losses import grid_losses
 from unsee.attribution.noise import NoiseKey, gaussian
 from unsee.models.encoded_set import EncodedSet, Entry
 from unsee.models.pipeline import DiffusersModel
 from unsee.records.sharding import split_records
+from unsee.versions import LOSS_VERSION
 
 GRID = midpoint_grid(1000, 4, 2, seed=3)
 

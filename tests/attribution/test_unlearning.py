@@ -83,7 +83,7 @@ def test_non_finite_gradients_and_undamped_dead_weights_fail_the_query(tiny_mode
 
 
 def test_official_batches_draw_timesteps_without_replacement(picture: Picture) -> None:
-    batches = unlearning.official_batches(picture, batches=3, seed=0, train_timesteps=1000)
+    batches = list(unlearning.official_batches(picture, batches=3, seed=0, train_timesteps=1000))
     assert [len(b.timesteps) for b in batches] == [80, 80, 80]
     assert all(len(set(b.timesteps.tolist())) == 80 for b in batches)
     assert not torch.equal(batches[0].timesteps, batches[1].timesteps)

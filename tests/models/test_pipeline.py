@@ -86,13 +86,22 @@ def test_folders_that_are_no_known_pipeline_are_refused(copy: Path, tmp_path: Pa
         DiffusersModel.load(copy, device="cpu")
 
 
-def test_pickled_and_truncated_weights_are_refused(copy: Path) -> None:
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "unet"])
+def test_pickled_and_truncated_weights_are_refused(copy: Path, part: str) -> None:
+    (weights,) = (copy / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be loaded as a diffusers pipeline"):
         DiffusersModel.load(copy, device="cpu")
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(InputError, match="cannot be loaded as a diffusers pipeline"):
+    with pytest.raises(InputError, match=rf"the part '{part}' is missing or incomplete \(it needs config.json, "):
+        DiffusersModel.load(copy, device="cpu")
+
+
+def test_code_in_the_folder_is_not_run(copy: Path) -> None:
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "unet" / "mine.py").write_text("raise SystemExit")
+    (copy / "model_index.json").write_text(json.dumps({**index, "unet": ["mine", "Mine"]}))
+    with pytest.raises(InputError, match="code that comes with the folder is not run"):
         DiffusersModel.load(copy, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""The training loop ends the same wherever it was stopped, and goes on only from a checkpoint that is its own and whole."""
+"""The loop ends the same wherever it was stopped, and goes on only from a checkpoint that is its own and whole."""
 
 from __future__ import annotations
 

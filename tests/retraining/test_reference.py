@@ -103,17 +103,18 @@ def test_more_processes_than_work_or_cores_are_not_started(small: Params, monkey
         section = small.train.model_copy(update={"processes": processes})
         return reference._team_size(small.model_copy(update={"train": section}), torch.device(device))
 
-    monkeypatch.setattr(reference, "_cores", lambda: 64)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert size(1) == 1
     assert size(4) == 4
     assert size(40) == 6  # the smaller batch
     assert size(4, "meta") == 1
-    monkeypatch.setattr(reference, "_cores", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert size(4) == 2
 
 
 SCRIPT = """
-import sys
+import os, sys
+os.cpu_count = lambda: 1
 from pathlib import Path
 from unsee.params import load_params
 from unsee.records.training_set import TrainingSet
@@ -127,9 +128,11 @@ train_reference(TrainingSet.load(records), load_params(None, values), folder / "
 
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
 def test_a_killed_training_ends_as_if_it_had_not_been(
-    few_digits: TrainingSet, small: Params, tmp_path: Path, part: str
+    few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    steps = {"vae_steps": 60, "unet_steps": 60, "checkpoint_every": 5}
+    # One thread on both sides: the number of threads decides the order of sums.
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    steps = {"vae_steps": 24, "unet_steps": 24, "checkpoint_every": 4}
     _, whole = trained(few_digits, small, tmp_path / "a", **steps)
     section = small.train.model_copy(update=steps)
     values = {f"train.{name}": value for name, value in section.model_dump().items()} | {"run.device": "cpu"}

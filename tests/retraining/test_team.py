@@ -17,7 +17,7 @@ def test_every_position_is_taken_once(size: int, batch_size: int) -> None:
         # The arithmetic needs no other process.
         team.rank, team.size = rank, size
         taken.append(list(range(batch_size))[team.positions(batch_size)])
-    assert sorted(sum(taken, [])) == list(range(batch_size))
+    assert sorted(place for places in taken for place in places) == list(range(batch_size))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
 
 

@@ -17,6 +17,7 @@ from unsee.retraining import reference
 from unsee.retraining.reference import train_reference
 
 
+@pytest.mark.slow
 def test_training_again_after_a_helper_died(
     few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

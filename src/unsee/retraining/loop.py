@@ -128,7 +128,7 @@ def _save(
             "fingerprint": checkpoints.fingerprint,
             "sha256": artifacts.file_sha256(part / _TENSORS),
         }
-        artifacts.write_json(part / _FACTS, facts)
+        artifacts.write_json(part / _FACTS, {"facts": facts, "digest": artifacts.digest_of(facts)})
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         part.rename(checkpoints.folder)
 
@@ -140,11 +140,13 @@ def _resume(
     checkpoints: Checkpoints,
 ) -> Progressed:
     try:
-        facts = json.loads((checkpoints.folder / _FACTS).read_text())
-        whole = facts["sha256"] == artifacts.file_sha256(checkpoints.folder / _TENSORS)
-    except (OSError, ValueError, KeyError):
+        stated = json.loads((checkpoints.folder / _FACTS).read_text(encoding="utf-8"))
+        facts = stated["facts"]
+        whole = stated["digest"] == artifacts.digest_of(facts)
+        whole = whole and facts["sha256"] == artifacts.file_sha256(checkpoints.folder / _TENSORS)
+    except (OSError, ValueError, KeyError, TypeError):
         return Progressed()
-    if facts["fingerprint"] != checkpoints.fingerprint or not whole:
+    if not whole or facts["fingerprint"] != checkpoints.fingerprint:
         return Progressed()
     tensors = load_file(checkpoints.folder / _TENSORS)
 

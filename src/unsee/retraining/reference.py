@@ -30,6 +30,7 @@ from unsee.retraining.team import Team
 
 Curves = dict[str, list[tuple[int, float]]]
 
+_POLL_SECONDS = 0.2
 _VAE, _ENCODED = "vae", "encoded.safetensors"
 
 _log = logging.getLogger(__name__)
@@ -53,12 +54,16 @@ def train_reference(training_set: TrainingSet, params: Params, work: Path, pipel
     store = work / f"store-{os.getpid()}"
     store.unlink(missing_ok=True)
     spawn = multiprocessing.get_context("spawn")
-    arguments = (str(training_set.folder), params.model_dump(), str(work), str(store), size)
+    started = spawn.Semaphore(0)
+    arguments = (started, str(training_set.folder), params.model_dump(), str(work), str(store), size)
     helpers = [spawn.Process(target=_help, args=(rank, *arguments), daemon=True) for rank in range(1, size)]
     for helper in helpers:
         helper.start()
+    team: Team | None = None
     try:
-        return _train(Team(0, size, store), training_set, params, work, pipeline, device)
+        _await(helpers, started)
+        team = Team(0, size, store)
+        return _train(team, training_set, params, work, pipeline, device)
     except RuntimeError as error:
         if any(helper.exitcode not in {None, 0} for helper in _joined(helpers)):
             problem = f"a process that trains along died ({' '.join(str(error).split())[:200]})."
@@ -67,10 +72,21 @@ def train_reference(training_set: TrainingSet, params: Params, work: Path, pipel
         raise
     finally:
         torch.set_num_threads(threads)
+        if team is not None:
+            team.part()
         for helper in helpers:
             helper.terminate()
             helper.join()
         store.unlink(missing_ok=True)
+
+
+def _await(helpers: list[Any], started: Any) -> None:
+    """Return once every helper runs: one that died before it joined would be waited for until the group's timeout."""
+    for _ in helpers:
+        while not started.acquire(timeout=_POLL_SECONDS):
+            dead = [helper.exitcode for helper in helpers if helper.exitcode is not None]
+            if dead:
+                raise RuntimeError(f"exit code {dead[0]} before it began")
 
 
 def _joined(helpers: list[Any]) -> list[Any]:
@@ -86,8 +102,9 @@ def _team_size(params: Params, device: torch.device) -> int:
     return max(1, min(params.train.processes, os.cpu_count() or 1, smallest_batch))
 
 
-def _help(rank: int, folder: str, params: Mapping[str, Any], work: str, store: str, size: int) -> None:
+def _help(rank: int, started: Any, folder: str, params: Mapping[str, Any], work: str, store: str, size: int) -> None:
     values = Params.model_validate(params)
+    started.release()
     _train(
         Team(rank, size, Path(store)),
         TrainingSet.load(Path(folder), verify=False),
@@ -146,9 +163,10 @@ def _train(
     if pipeline is not None:
         text_encoder, tokenizer = load_text_parts(train.max_tokens)
         autoencoder = AutoencoderKL.from_pretrained(str(vae), local_files_only=True)
+        # Diffusers notes where it was read from, which would make the model's digest depend on the work folder.
+        autoencoder.register_to_config(_name_or_path="")
         pipe = assemble(autoencoder, denoiser.cpu(), text_encoder, tokenizer, train.prediction_type)
         save_pipeline(pipe, pipeline, {"flip": train.flip, "trained_by": "unsee", "seed": params.seed})
-    team.part()
     return curves
 
 
