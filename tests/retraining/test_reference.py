@@ -57,6 +57,7 @@ def test_flips_are_recorded(few_digits: TrainingSet, small: Params, tmp_path: Pa
         assert (plain / part).read_bytes() != (flipped / part).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(few_digits: TrainingSet, small: Params, tmp_path: Path) -> None:
     alone, one = trained(few_digits, small, tmp_path / "a")
     together, two = trained(few_digits, small, tmp_path / "b", processes=2)
@@ -69,6 +70,7 @@ def test_two_processes_train_as_one(few_digits: TrainingSet, small: Params, tmp_
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_helper_that_dies_is_reported(
     few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_helper_that_dies_is_reported(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_helper_that_cannot_start_is_reported(
     few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +129,7 @@ train_reference(TrainingSet.load(records), load_params(None, values), folder / "
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
 def test_a_killed_training_ends_as_if_it_had_not_been(
     few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str

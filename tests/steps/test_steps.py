@@ -13,17 +13,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tiny import RESOLUTION, write_pipeline, write_training_set
 from unsee import artifacts
+from unsee.attribution.fisher_artifact import Fisher
+from unsee.attribution.grid import official_grid
 from unsee.attribution.loss_table import LossTable
+from unsee.attribution.losses import Picture, grid_losses
 from unsee.attribution.scores import Scores
+from unsee.attribution.scoring import record_scores
 from unsee.attribution.unlearned_weights import UnlearnedWeights
+from unsee.attribution.unlearning import official_batches, query_gradient
 from unsee.errors import ArtifactError, InputError
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import model_digest
+from unsee.models.weights import select_weights, shifted
 from unsee.params import Params, load_params
 from unsee.platform.tracking import Tracker
 from unsee.records.query_set import QuerySet
@@ -311,3 +318,24 @@ def test_raising_a_version_runs_the_steps_that_rest_on_it(audit, overrides, monk
         monkeypatch.setattr(runner, "STEPS", {**STEPS, "cache_baseline": raised})
         after = [run_step(n, params, work, tracker=tracker).skipped for n in ("encode", "cache_baseline")]
     assert (ran, again, after) == ([False, False], [True, True], [True, False])
+
+
+def test_official_steps_are_undamped_and_the_larger_flip_counts(audit, tiny_model) -> None:
+    work = audit("official", compat="official")
+    fisher = Fisher.load(work / "estimate_fisher")
+    queries, unlearned = QuerySet.load(work / "make_queries"), UnlearnedWeights.load(work / "unlearn")
+    encoded, table = EncodedSet.load(work / "encode"), LossTable.load(work / "cache_baseline")
+    entries, grid = encoded.entries((False, True)), official_grid(1000, 0)
+    weights = select_weights(tiny_model.denoiser, "cross-attn-kv")
+    row = unlearned.queries[0]
+    picture = Picture(row.query, queries.latent(row.query), queries.text(row.query))
+    gradient = query_gradient(tiny_model, weights, official_batches(picture, batches=1, seed=0, train_timesteps=1000))
+    change = unlearned.change(row)
+    for name, f in fisher.sums.mean().items():
+        torch.testing.assert_close(change[name], (0.01 / 12 * gradient[name] / f).float(), rtol=1e-3, atol=1e-9)
+    with shifted(weights, change):
+        after = grid_losses(tiny_model, encoded, entries, grid, batch_size=64)
+    larger, mean = (record_scores(entries, table.rows(entries), after, grid, flips=f) for f in ("max", "mean"))
+    found = all_scores(work)[row.query]
+    assert [found[r] for r in larger.records] == pytest.approx(larger.score.tolist(), abs=1e-6)
+    assert [found[r] for r in mean.records] != pytest.approx(mean.score.tolist(), abs=1e-6)
