@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 
 from results import ROOT, write_results
 from unsee import artifacts
+from unsee.artifacts import digest_of
 from unsee.attribution.grid import midpoint_grid
 from unsee.attribution.loss_table import cached_losses
 from unsee.attribution.losses import grid_losses, grid_samples
@@ -35,7 +36,7 @@ from unsee.models import encoded_set
 from unsee.models.encoded_set import EncodedSet, latents_file
 from unsee.models.pipeline import DiffusersModel
 
-RECORDS = 651
+RECORDS = 1446
 BATCH_SIZE = 64
 ROUNDS = 7
 RECORDS_PER_ROUND = 96
@@ -154,8 +155,10 @@ def synthetic(model: DiffusersModel, records: int, out: Path) -> EncodedSet:
     """An encoded set of random latents, each record with a caption of its own."""
     generator = torch.Generator().manual_seed(0)
     with artifacts.writing(out, encoded_set.KIND, encoded_set.SCHEMA_VERSION, {"flips": False}) as part:
+        digests = [digest_of(i) for i in range(records)]
         rows = [
-            {"record": f"{i:064x}-0", "caption_digest": f"{i:064x}", "text": i, "position": i} for i in range(records)
+            {"record": f"{digest}-0", "caption_digest": digest, "text": i, "position": i}
+            for i, digest in enumerate(digests)
         ]
         pq.write_table(pa.Table.from_pylist(rows, encoded_set._CAPTIONS_SCHEMA), part / artifacts.CAPTIONS)
         one = model.encode_texts(["a caption"])["states"]

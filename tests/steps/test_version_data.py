@@ -150,7 +150,8 @@ def test_nothing_stands_in_where_npm_fails(tmp_path: Path, monkeypatch: pytest.M
 def test_emoji(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     cache: Path = request.config.cache.mkdir("emoji")
     monkeypatch.setenv("UNSEE_CACHE", str(cache.parent))
-    training_set = run(tmp_path / "out", params_of(source="emoji", emoji_styles=["fluent-3d", "noto"]))
+    asked = {"emoji_styles": ["fluent-3d", "noto"], "emoji_groups": ["food-drink", "animals-nature"]}
+    training_set = run(tmp_path / "out", params_of(source="emoji", **asked))
     assert training_set.meta["records"] == 291 + 285
     assert training_set.meta["source"] == "emoji"
     assert training_set.meta["emoji_styles"] == ["noto", "fluent-3d"]
