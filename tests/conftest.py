@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import RESOLUTION, encode, write_pipeline, write_training_set
+from tiny import encode, write_pipeline, write_training_set
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
-from unsee.params import Params, load_params
 from unsee.records.training_set import TrainingSet
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -66,26 +65,3 @@ def encoded_digits(
     tiny_model: DiffusersModel, digits_set: TrainingSet, tmp_path_factory: pytest.TempPathFactory
 ) -> EncodedSet:
     return encode(tiny_model, digits_set, tmp_path_factory.mktemp("encoded") / "set")
-
-
-@pytest.fixture
-def tiny_params(pipeline_folder: Path, tmp_path: Path) -> Params:
-    """The shipped params, turned down to the tiny model and to digits."""
-    return load_params(
-        None,
-        {
-            "data.source": "digits",
-            "data.resolution": RESOLUTION,
-            "model.path": str(pipeline_folder),
-            "loss.timesteps": 4,
-            "fisher.draws": 2,
-            "queries.prompts": ["the digit 3", "the digit 5"],
-            "queries.steps": 2,
-            "unlearn.samples": 16,
-            "unlearn.probe_samples": 16,
-            "unlearn.official_batches": 2,
-            "run.device": "cpu",
-            "run.cache": str(tmp_path / "cache"),
-            "tracking.enabled": False,
-        },
-    )
