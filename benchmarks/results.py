@@ -25,7 +25,7 @@ def write_results(benchmark: str, figures: dict[str, float | int | str], rows: l
     body = {
         "benchmark": benchmark,
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}"]),
-        "commit": commit(),
+        "commit": MEASURED,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "figures": figures,
@@ -46,6 +46,10 @@ def commit() -> str:
         ["git", "status", "--porcelain", "--", *code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+# Taken when the benchmark starts: the code that is measured is the code that was loaded then.
+MEASURED = commit()
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from unsee.attribution import loss_table
 from unsee.attribution.grid import midpoint_grid
 from unsee.attribution.loss_table import LossTable, cache_place, cached_losses
 from unsee.cache import ContentCache
-from unsee.models.encoded_set import EncodedSet, Entry
+from unsee.models.encoded_set import EncodedSet, Entries, Entry
 
 GRID = midpoint_grid(1000, 3, 2, seed=0)
 
@@ -25,7 +24,7 @@ class Meter:
         self.entries: list[str] = []
         self.left = stop_after
 
-    def __call__(self, entries: Sequence[Entry]) -> np.ndarray:
+    def __call__(self, entries: Entries) -> np.ndarray:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
@@ -33,7 +32,7 @@ class Meter:
         return np.array([[hash((e.key, i)) % 1000 for i in range(GRID.points)] for e in entries], dtype=float)
 
 
-def run(cache: ContentCache, entries: Sequence[Entry], meter: Meter, shards: int = 4) -> np.ndarray:
+def run(cache: ContentCache, entries: Entries, meter: Meter, shards: int = 4) -> np.ndarray:
     return cached_losses(cache, "losses/x", entries, GRID.points, meter, shards=shards)
 
 
@@ -42,7 +41,7 @@ def test_each_loss_is_measured_once(tmp_path: Path, encoded_digits: EncodedSet) 
     entries = encoded_digits.entries((False,))
     some = run(cache, entries[:10], meter)
     whole = run(cache, entries, meter)
-    again = run(cache, list(reversed(entries)), meter, shards=1)
+    again = run(cache, entries[::-1], meter, shards=1)
     assert sorted(meter.entries) == sorted(e.key for e in entries)
     np.testing.assert_array_equal(whole[:10], some)
     np.testing.assert_array_equal(whole[::-1], again)
@@ -96,6 +95,6 @@ def test_a_table_gives_back_its_rows(tmp_path: Path, encoded_digits: EncodedSet)
         loss_table.write_losses(part, entries, losses)
     table = LossTable.load(tmp_path / "t")
     np.testing.assert_array_equal(table.rows(entries[5:2:-1]), losses[5:2:-1])
-    stranger = Entry("other", 0, "caption", 0, False)
+    stranger = Entries.of([Entry("other", 0, "caption", 0, False)])
     with pytest.raises(KeyError):
-        table.rows([stranger])
+        table.rows(stranger)

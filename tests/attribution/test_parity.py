@@ -13,7 +13,7 @@ from unsee.attribution.grid import midpoint_grid, official_grid
 from unsee.attribution.losses import Picture, grid_losses
 from unsee.attribution.noise import NoiseKey, gaussian, uniforms
 from unsee.attribution.scoring import record_scores
-from unsee.models.encoded_set import EncodedSet
+from unsee.models.encoded_set import EncodedSet, Entries
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import select_weights, shifted
 
@@ -46,7 +46,7 @@ def test_official_parity(tiny_model: DiffusersModel, encoded_digits: EncodedSet)
     direction = unlearning.newton_direction(gradient, damped_inverse(fisher, 0.0))
     step = unlearning.official_step(tiny_model, weights, direction, batches[:1], records=N, alpha=ALPHA)
     grid = official_grid(1000, SEED)
-    entries = [e for r in records for e in rows[r]]
+    entries = Entries.of(e for r in records for e in rows[r])
     before = grid_losses(tiny_model, encoded_digits, entries, grid, batch_size=7)
     with shifted(weights, step.change):
         after = grid_losses(tiny_model, encoded_digits, entries, grid, batch_size=7)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unsee.attribution.grid import Grid
 from unsee.attribution.scoring import ranks, record_scores, standard_error
-from unsee.models.encoded_set import Entry
+from unsee.models.encoded_set import Entries, Entry
 
 GRID = Grid((100, 300), 2, 0, 1000)
 
@@ -18,7 +18,7 @@ def entry(record: str, caption: str, flip: bool) -> Entry:
     return Entry(record, 0, caption, 0, flip)
 
 
-ENTRIES = [entry("a", "x", False), entry("a", "x", True), entry("a", "y", False), entry("a", "y", True)]
+ENTRIES = Entries.of([entry("a", "x", False), entry("a", "x", True), entry("a", "y", False), entry("a", "y", True)])
 CHANGE = np.array([[1.0, 3, 5, 7], [2, 2, 2, 2], [3, 5, 7, 9], [4, 4, 4, 4]])
 
 

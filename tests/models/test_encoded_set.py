@@ -10,7 +10,7 @@ import torch
 from tiny import encode, write_training_set
 from unsee.errors import ArtifactError, InputError
 from unsee.models import encoded_set
-from unsee.models.encoded_set import EncodedSet, pixels_to_unit
+from unsee.models.encoded_set import EncodedSet, Entries, pixels_to_unit
 from unsee.models.pipeline import DiffusersModel
 from unsee.records.training_set import TrainingSet
 
@@ -74,3 +74,14 @@ def test_a_damaged_file_is_named(tiny_model, digits_set, tmp_path: Path) -> None
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match=r"latents-00000.safetensors: does not match its sha256"):
         EncodedSet.load(tmp_path / "set")
+
+
+def test_entries_as_columns_are_the_entries(encoded_digits: EncodedSet) -> None:
+    entries = encoded_digits.entries((False, True))
+    assert entries.keys().to_pylist() == [entry.key for entry in entries]
+    again = Entries.of(entries)
+    assert list(again) == list(entries)
+    assert list(entries[3:9:2]) == list(entries)[3:9:2]
+    assert entries[-1] == list(entries)[-1]
+    with pytest.raises(IndexError):
+        entries[len(entries)]

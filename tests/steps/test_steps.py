@@ -198,7 +198,7 @@ def test_official_compatibility_uses_both_flips_the_published_grid_and_a_fixed_s
     work = audit("official", compat="official")
     table = LossTable.load(work / "cache_baseline")
     assert table.meta["grid"]["timesteps"] == list(range(0, 1000, 50))
-    assert sum("mirrored" in key for key in table.keys) == len(table.keys) // 2
+    assert sum("mirrored" in key for key in table.keys.to_pylist()) == len(table.keys) // 2
     assert {row.alpha for row in UnlearnedWeights.load(work / "unlearn").queries} == {0.01}
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unsee import artifacts
 from unsee.artifacts import digest_of
 from unsee.attribution.grid import Grid
 from unsee.cache import ContentCache
-from unsee.models.encoded_set import Entry
-from unsee.records.sharding import shard_of
+from unsee.models.encoded_set import Entries
+from unsee.records.sharding import shard_numbers
 from unsee.versions import ENCODING_VERSION, LOSS_VERSION, NOISE_VERSION
 
 KIND = "LossTable"
@@ -30,27 +31,28 @@ class LossTable:
         self.folder = folder
         self.digest = header.digest
         self.meta = header.meta
-        table = pq.read_table(folder / artifacts.LOSSES)
-        self.keys: list[str] = table.column("entry").to_pylist()
+        table = pq.read_table(folder / artifacts.LOSSES).combine_chunks()
+        self.keys = pa.concat_arrays([*table.column("entry").chunks, pa.array([], pa.string())])
         points = len(self.meta["grid"]["timesteps"]) * int(self.meta["grid"]["draws"])
-        self.losses: np.ndarray = (
-            table.column("losses").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, points)
-        )
+        self.losses = _matrix(table, points)
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> LossTable:
         """Open a loss table; raises `ArtifactError` where it is missing, corrupt or of another version."""
         return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
 
-    def rows(self, entries: Sequence[Entry]) -> np.ndarray:
+    def rows(self, entries: Entries) -> np.ndarray:
         """Losses of `entries`, [entries, points]. Raises `KeyError` where one is not in the table."""
-        where = {key: row for row, key in enumerate(self.keys)}
-        return self.losses[[where[entry.key] for entry in entries]]
+        where = pc.index_in(entries.keys(), self.keys)
+        if where.null_count:
+            raise KeyError(entries[pc.index(where.is_null(), True).as_py()].key)
+        found: np.ndarray = self.losses[where.to_numpy()]
+        return found
 
 
-def write_losses(part: Path, entries: Sequence[Entry], losses: np.ndarray) -> None:
+def write_losses(part: Path, entries: Entries, losses: np.ndarray) -> None:
     """Fill a LossTable folder."""
-    pq.write_table(_table([entry.key for entry in entries], losses), part / artifacts.LOSSES)
+    pq.write_table(_table(entries.keys(), losses), part / artifacts.LOSSES)
 
 
 def cache_place(model_digest: str, grid: Grid, dtype: str, change_digest: str | None) -> str:
@@ -74,9 +76,9 @@ def cache_place(model_digest: str, grid: Grid, dtype: str, change_digest: str | 
 def cached_losses(
     cache: ContentCache,
     place: str,
-    entries: Sequence[Entry],
+    entries: Entries,
     points: int,
-    measure: Callable[[Sequence[Entry]], np.ndarray],
+    measure: Callable[[Entries], np.ndarray],
     *,
     shards: int,
     hit: Callable[[int], None] = lambda _: None,
@@ -90,42 +92,41 @@ def cached_losses(
         measure: gives the losses of the entries it is handed.
         hit: told the number of entries found.
     """
-    known = _read(cache, place, {entry.key for entry in entries}, points)
-    hit(sum(entry.key in known for entry in entries))
-    missing: dict[int, list[Entry]] = {}
-    for entry in entries:
-        if entry.key not in known:
-            missing.setdefault(shard_of(entry.record, shards), []).append(entry)
-    for number in sorted(missing):
-        shard = missing[number]
-        losses = measure(shard)
-        if not np.isfinite(losses).all():
-            # Nothing that is not a number is kept; the caller says what it means.
-            known.update(zip([entry.key for entry in shard], losses, strict=True))
-            continue
-        keys = [entry.key for entry in shard]
-        sink = pa.BufferOutputStream()
-        pq.write_table(_table(keys, losses), sink)
-        cache.write(place, "part", sink.getvalue().to_pybytes(), _SUFFIX)
-        known.update(zip(keys, losses, strict=True))
-    return np.stack([known[entry.key] for entry in entries])
-
-
-def _read(cache: ContentCache, place: str, wanted: set[str], points: int) -> dict[str, np.ndarray]:
-    known: dict[str, np.ndarray] = {}
+    keys = entries.keys()
+    losses = np.empty((len(entries), points))
+    known = np.zeros(len(entries), dtype=bool)
     for data in cache.read_all(place, _SUFFIX):
-        table = pq.read_table(pa.BufferReader(data))
-        losses = table.column("losses").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, points)
-        for row, key in enumerate(table.column("entry").to_pylist()):
-            if key in wanted:
-                known[key] = losses[row]
-    return known
+        table = pq.read_table(pa.BufferReader(data)).combine_chunks()
+        held = pc.index_in(keys, table.column("entry").combine_chunks())
+        rows = np.flatnonzero(held.is_valid().to_numpy(zero_copy_only=False))
+        losses[rows] = _matrix(table, points)[held.drop_null().to_numpy()]
+        known[rows] = True
+    hit(int(known.sum()))
+    missing = np.flatnonzero(~known)
+    numbers = shard_numbers(entries.records.take(pa.array(missing)), shards)
+    for number in np.unique(numbers):
+        rows = missing[numbers == number]
+        measured = measure(entries.take(rows))
+        losses[rows] = measured
+        # Nothing that is not a number is kept; the caller says what it means.
+        if np.isfinite(measured).all():
+            sink = pa.BufferOutputStream()
+            pq.write_table(_table(keys.take(pa.array(rows)), measured), sink)
+            cache.write(place, "part", sink.getvalue().to_pybytes(), _SUFFIX)
+    return losses
 
 
-def _table(keys: Sequence[str], losses: np.ndarray) -> pa.Table:
+def _matrix(table: pa.Table, points: int) -> np.ndarray:
+    column = table.column("losses")
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    flat = np.concatenate(values) if values else np.empty(0)
+    return flat.reshape(-1, points)
+
+
+def _table(keys: pa.Array, losses: np.ndarray) -> pa.Table:
     values = pa.array(np.ascontiguousarray(losses, dtype=np.float64).reshape(-1))
     rows = pa.FixedSizeListArray.from_arrays(values, losses.shape[1])
-    return pa.table({"entry": pa.array(list(keys), pa.string()), "losses": rows})
+    return pa.table({"entry": keys, "losses": rows})
 
 
 def table_meta(model: str, encoded: str, grid: Grid, **facts: Any) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from unsee.attribution.grid import Grid
-from unsee.models.encoded_set import Entry
+from unsee.models.encoded_set import Entries
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RecordScores:
 
 
 def record_scores(
-    entries: Sequence[Entry],
+    entries: Entries,
     baseline: np.ndarray,
     unlearned: np.ndarray,
     grid: Grid,
@@ -46,12 +46,12 @@ def record_scores(
         flips: `mean` over plain and mirrored, or the published `max` of the two differences.
     """
     change = grid.per_timestep(unlearned - baseline)
-    records = list(dict.fromkeys(entry.record for entry in entries))
-    row_of = {record: row for row, record in enumerate(records)}
+    coded = entries.records.dictionary_encode()
+    records: list[str] = coded.dictionary.to_pylist()
     sums = np.zeros((2, len(records), len(grid.timesteps)))
     counts = np.zeros((2, len(records), 1))
-    rows = np.array([row_of[entry.record] for entry in entries])
-    mirrored = np.array([int(entry.flip) for entry in entries])
+    rows = coded.indices.to_numpy()
+    mirrored = entries.flips.astype(int)
     np.add.at(sums, (mirrored, rows), change)
     np.add.at(counts, (mirrored, rows), 1)
     if flips == "mean":

@@ -7,13 +7,15 @@ is encoded too: an encoder does not commute with mirroring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
@@ -60,6 +62,74 @@ class Entry:
         return f"{self.record}|{self.caption}|{'mirrored' if self.flip else 'plain'}"
 
 
+class Entries(Sequence[Entry]):
+    """Rows of a loss table, kept as columns: a few hundred bytes per row, and no object until one is looked at.
+
+    Attributes:
+        records: record ids, [n] Arrow strings.
+        captions: sha256 of the captions, [n] Arrow strings.
+        positions, texts, flips: see `Entry`, [n] arrays.
+    """
+
+    def __init__(
+        self, records: pa.Array, captions: pa.Array, positions: np.ndarray, texts: np.ndarray, flips: np.ndarray
+    ) -> None:
+        self.records = records
+        self.captions = captions
+        self.positions = positions
+        self.texts = texts
+        self.flips = flips
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Entries:
+        """The same entries as columns."""
+        rows = list(entries)
+        return cls(
+            pa.array([e.record for e in rows], pa.string()),
+            pa.array([e.caption for e in rows], pa.string()),
+            np.array([e.position for e in rows], dtype=np.int32),
+            np.array([e.text for e in rows], dtype=np.int32),
+            np.array([e.flip for e in rows], dtype=bool),
+        )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Entries: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | Entries:
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        row = range(len(self))[index]
+        return Entry(
+            self.records[row].as_py(),
+            int(self.positions[row]),
+            self.captions[row].as_py(),
+            int(self.texts[row]),
+            bool(self.flips[row]),
+        )
+
+    def take(self, rows: np.ndarray) -> Entries:
+        """The entries at `rows`, in that order."""
+        index = pa.array(rows, pa.int64())
+        return Entries(
+            self.records.take(index),
+            self.captions.take(index),
+            self.positions[rows],
+            self.texts[rows],
+            self.flips[rows],
+        )
+
+    def keys(self) -> pa.Array:
+        """`Entry.key` of every row, [n] Arrow strings."""
+        kinds = pa.array(["plain", "mirrored"]).take(pa.array(self.flips.astype(np.int8)))
+        return pc.binary_join_element_wise(self.records, self.captions, kinds, "|")
+
+
 class EncodedSet:
     """Latents and text states of a training set, read from disk on demand."""
 
@@ -67,9 +137,14 @@ class EncodedSet:
         self.folder = folder
         self.digest = header.digest
         self.meta = header.meta
-        table = pq.read_table(folder / artifacts.CAPTIONS, schema=_CAPTIONS_SCHEMA).to_pydict()
-        self._rows = list(zip(table["record"], table["position"], table["caption_digest"], table["text"], strict=True))
-        self.records: list[str] = list(dict.fromkeys(table["record"]))
+        table = pq.read_table(folder / artifacts.CAPTIONS, schema=_CAPTIONS_SCHEMA).combine_chunks()
+        self._rows = Entries(
+            _plain(table.column("record")),
+            _plain(table.column("caption_digest")),
+            table.column("position").to_numpy(),
+            table.column("text").to_numpy(),
+            np.zeros(len(table), dtype=bool),
+        )
         self.texts: TextStates = load_file(folder / artifacts.TEXTS)
         self._files: dict[tuple[int, bool], Any] = {}
 
@@ -78,17 +153,24 @@ class EncodedSet:
         """Open an encoded set; raises `ArtifactError` where it is missing, corrupt or of another version."""
         return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
 
-    def __len__(self) -> int:
-        return len(self.records)
+    @functools.cached_property
+    def records(self) -> list[str]:
+        """Record ids in the set's order."""
+        found: list[str] = pc.unique(self._rows.records).to_pylist()
+        return found
 
-    def entries(self, flips: Sequence[bool], records: set[str] | None = None) -> list[Entry]:
+    def __len__(self) -> int:
+        return int(pc.count_distinct(self._rows.records).as_py())
+
+    def entries(self, flips: Sequence[bool], records: set[str] | None = None) -> Entries:
         """Every (record, caption, flip), of all records or of those given, in the set's order."""
-        return [
-            Entry(record, position, caption, text, flip)
-            for record, position, caption, text in self._rows
-            if records is None or record in records
-            for flip in flips
-        ]
+        rows = np.arange(len(self._rows))
+        if records is not None:
+            wanted = pa.array(sorted(records), pa.string())
+            rows = rows[pc.is_in(self._rows.records, wanted).to_numpy(zero_copy_only=False)]
+        found = self._rows.take(np.repeat(rows, len(flips)))
+        found.flips = np.tile(np.array(flips, dtype=bool), len(rows))
+        return found
 
     def latents(self, positions: Sequence[int], flips: Sequence[bool]) -> Tensor:
         """Latents of the records at `positions`, [n, C, h, w] float32, mirrored ones where `flips` says so."""
@@ -113,6 +195,11 @@ class EncodedSet:
                 held = file.get_tensor("mirrored" if flip else "plain")
             self._files[number, flip] = held
         return held
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """A table's column as one array."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def latents_file(number: int) -> str:

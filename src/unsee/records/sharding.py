@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 
 def shard_of(record: str, shards: int) -> int:
@@ -16,3 +18,8 @@ def split_records(records: Sequence[str], shards: int) -> list[list[str]]:
     for record in records:
         parts[shard_of(record, shards)].append(record)
     return [part for part in parts if part]
+
+
+def shard_numbers(records: Iterable[object], shards: int) -> np.ndarray:
+    """`shard_of` every record id (or Arrow scalar of one), int64."""
+    return np.fromiter((shard_of(str(record), shards) for record in records), dtype=np.int64)

@@ -36,7 +36,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         Progress("Fisher information", total=len(encoded) * draws, unit="gradient") as progress,
     ):
         for records in split_records(encoded.records, params.run.shards):
-            keys = [entry.key for entry in encoded.entries(mirrored, set(records))]
+            keys = encoded.entries(mirrored, set(records)).keys().to_pylist()
             place = fisher_artifact.shard_place(
                 model.digest, list(weights), keys, draws=draws, seed=params.seed, dtype=compute_type(params, weights)
             )

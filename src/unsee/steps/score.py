@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from unsee.attribution.scores import Ranking, ScoreSummary, ScoresWriter
 from unsee.attribution.scoring import ranks, record_scores
 from unsee.attribution.significance import significance
 from unsee.attribution.unlearned_weights import UnlearnedWeights
-from unsee.models.encoded_set import Entry
+from unsee.models.encoded_set import Entries
 from unsee.models.weights import shifted
 from unsee.params import Params
 from unsee.progress import Progress
@@ -64,7 +63,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         Progress("Scoring", total=len(usable) * len(entries) * grid.points, unit="evaluation") as progress,
     ):
 
-        def measure(shard: Sequence[Entry]) -> np.ndarray:
+        def measure(shard: Entries) -> np.ndarray:
             return grid_losses(model, encoded, shard, grid, batch_size=params.run.batch_size, advance=progress.advance)
 
         writer = ScoresWriter(part)
@@ -92,7 +91,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
 
 
 def _ranked(
-    query: str, entries: Sequence[Entry], baseline: np.ndarray, losses: np.ndarray, params: Params, grid: Any
+    query: str, entries: Entries, baseline: np.ndarray, losses: np.ndarray, params: Params, grid: Any
 ) -> tuple[Ranking | None, ScoreSummary]:
     bad = int((~np.isfinite(losses)).sum())
     if bad:
