@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,68 @@ def read_header(folder: Path, kind: str, schema_version: int, *, verify: bool = 
         if verify and file_sha256(data) != sha:
             raise ArtifactError("does not match its sha256.", file=data, remedy=_again(kind))
     return header
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An artifact that lies whole in one folder, or in one folder per part of the work.
+
+    Attributes:
+        folders: of the parts, in order; one where the artifact is whole.
+        metas: the parts' own metadata.
+        files: of each part, the files that its header lists.
+        meta: what they have in common.
+        digest: the artifact's, or of the parts' digests in order.
+    """
+
+    folders: Sequence[Path]
+    metas: Sequence[Mapping[str, Any]]
+    files: Sequence[frozenset[str]]
+    meta: Mapping[str, Any]
+    digest: str
+
+
+def parts_below(folder: Path) -> list[Path]:
+    """The folder itself where it is an artifact; else the artifacts in it, by name."""
+    if (folder / HEADER).exists() or not folder.is_dir():
+        return [folder]
+    return sorted(path for path in folder.iterdir() if (path / HEADER).is_file()) or [folder]
+
+
+def read_parts(folder: Path, kind: str, schema_version: int, *, verify: bool = True, own: Sequence[str] = ()) -> Parts:
+    """Read and check an artifact, or all parts of one that a step made in several runs.
+
+    A part says in its metadata which it is: `"part": [index, number of parts]`.
+
+    Args:
+        folder: an artifact, or a folder of its parts.
+        own: keys of the metadata in which parts differ.
+
+    Raises:
+        ArtifactError: see `read_header`; or parts are missing, double, or were not made from the same.
+    """
+    folders = parts_below(folder)
+    headers = [read_header(path, kind, schema_version, verify=verify) for path in folders]
+    if len(headers) == 1 and headers[0].meta.get("part", [0, 1])[1] == 1:
+        only = headers[0]
+        return Parts(folders, [only.meta], [frozenset(only.files)], only.meta, only.digest)
+    stated = [header.meta.get("part", [0, 1]) for header in headers]
+    numbered = sorted(zip(stated, headers, folders, strict=True), key=lambda item: item[0][0])
+    places = [place for place, _, _ in numbered]
+    if places != [[index, places[0][1]] for index in range(places[0][1])]:
+        told = ", ".join(f"{index + 1} of {of}" for index, of in places)
+        raise ArtifactError(f"holds the parts {told}.", file=folder, field="part", remedy=_again(kind))
+    common = [{k: v for k, v in header.meta.items() if k not in {"part", "metrics", *own}} for _, header, _ in numbered]
+    if any(meta != common[0] for meta in common):
+        problem = "holds parts that were not made from the same."
+        raise ArtifactError(problem, file=folder, field="meta", remedy=_again(kind))
+    return Parts(
+        [path for _, _, path in numbered],
+        [header.meta for _, header, _ in numbered],
+        [frozenset(header.files) for _, header, _ in numbered],
+        common[0],
+        digest_of([header.digest for _, header, _ in numbered]),
+    )
 
 
 def _again(kind: str) -> str:

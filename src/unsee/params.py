@@ -137,6 +137,35 @@ class UnlearnParams(Section):
     official_alpha: float = Field(gt=0, description="Step size of the published recipe.")
 
 
+class RetrainParams(Section):
+    """The proof: train again without a query's top records, and see what the model has lost on the query."""
+
+    enabled: bool = Field(description="Retrain, and show in the report what comes out.")
+    queries: list[int] = Field(
+        description="Which queries are proven, by their place in `queries.prompts`, from 0; empty: every one."
+    )
+    removed: float = Field(
+        gt=0, description="Records that a retraining goes without: below 1 their share of all, else how many."
+    )
+    controls: int = Field(ge=1, description="Retrainings without as many random records, for all queries together.")
+    nothing_removed: bool = Field(
+        description="Also retrain with nothing removed and measure against that: for where retraining runs on another "
+        "kind of machine than the training did."
+    )
+    timesteps: int = Field(
+        ge=2, description="Timesteps that a query's loss is measured at, midpoints of equal strides."
+    )
+    draws: int = Field(ge=2, description="Noises per timestep, the same ones for every model.")
+
+    @model_validator(mode="after")
+    def _whole_records_and_distinct_queries(self) -> RetrainParams:
+        if self.removed >= 1 and self.removed != int(self.removed):
+            raise ValueError("`removed` is a share below 1 or a whole number of records")
+        if any(number < 0 for number in self.queries) or len(set(self.queries)) < len(self.queries):
+            raise ValueError("`queries` holds distinct numbers from 0")
+        return self
+
+
 class ReportParams(Section):
     """What the report shows."""
 
@@ -146,7 +175,7 @@ class ReportParams(Section):
 
 
 class RunParams(Section):
-    """Where and how fast; none of it changes a result beyond rounding."""
+    """Where, how fast and which part; none of it changes a result beyond rounding."""
 
     device: str = Field(description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -154,7 +183,39 @@ class RunParams(Section):
     )
     batch_size: int = Field(ge=1, description="Samples per forward pass.")
     shards: int = Field(ge=1, description="Parts the records are split into: the unit of caching and resume.")
-    cache: str | None = Field(description="Folder of content-addressed caches; null: the user's cache folder.")
+    job: int | None = Field(ge=0, description="The one retraining that step `retrain` does, from 0; null: all of them.")
+    part: list[int] | None = Field(
+        description="[index, number of parts]: do only this part of a step's work, as one task of many on a cluster; "
+        "null: all of it."
+    )
+    cache: str | None = Field(
+        description="Folder, or `s3://bucket/prefix`, of the content-addressed caches; null: UNSEE_CACHE, else the "
+        "user's cache folder."
+    )
+
+    @model_validator(mode="after")
+    def _part_is_one_of_them(self) -> RunParams:
+        if self.part is not None and (len(self.part) != 2 or not 0 <= self.part[0] < self.part[1]):
+            raise ValueError("`part` must be [index, number of parts] with 0 <= index < number")
+        return self
+
+
+class StoreParams(Section):
+    """How S3 is reached. Keys and tokens are no params: see docs/reference/store-keys.md for where they come from."""
+
+    endpoint: str | None = Field(description="`host:port` or a URL; null: UNSEE_STORE_ENDPOINT, else Amazon's S3.")
+    region: str | None = Field(description="null: UNSEE_STORE_REGION, AWS_REGION or AWS_DEFAULT_REGION.")
+    secure: bool | None = Field(
+        description="Use TLS; null: UNSEE_STORE_SECURE, else what the endpoint's URL says, else true."
+    )
+    path_style: bool | None = Field(
+        description="The bucket stands in the path, not in the host name; null: UNSEE_STORE_PATH_STYLE, else true but "
+        "for Amazon's S3."
+    )
+    ca_bundle: str | None = Field(
+        description="PEM file of the authorities that the endpoint's certificate is checked with; null: "
+        "UNSEE_STORE_CA_BUNDLE, AWS_CA_BUNDLE or SSL_CERT_FILE, else the usual ones."
+    )
 
 
 class TrackingParams(Section):
@@ -181,8 +242,10 @@ class Params(Section):
     weights: WeightParams
     queries: QueryParams
     unlearn: UnlearnParams
+    retrain: RetrainParams
     report: ReportParams
     run: RunParams
+    store: StoreParams
     tracking: TrackingParams
 
     @model_validator(mode="after")

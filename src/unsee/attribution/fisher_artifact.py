@@ -11,7 +11,7 @@ from safetensors.torch import load, load_file, save, save_file
 
 from unsee import artifacts
 from unsee.artifacts import digest_of
-from unsee.attribution.fisher import FisherSums
+from unsee.attribution.fisher import FisherSums, merge
 from unsee.versions import ENCODING_VERSION, FISHER_VERSION, NOISE_VERSION
 
 KIND = "Fisher"
@@ -21,18 +21,20 @@ _COUNT = "count"
 
 
 class Fisher:
-    """Sums of squared gradients and their count, by parameter name."""
+    """Sums of squared gradients and their count, by parameter name, over `records` records."""
 
-    def __init__(self, folder: Path, header: artifacts.Header) -> None:
+    def __init__(self, folder: Path, parts: artifacts.Parts) -> None:
         self.folder = folder
-        self.digest = header.digest
-        self.meta = header.meta
-        self.sums = _from_tensors(load_file(folder / artifacts.FISHER))
+        self.digest = parts.digest
+        self.meta = parts.meta
+        self.records = sum(int(meta["records"]) for meta in parts.metas)
+        self.sums = merge([_from_tensors(load_file(path / artifacts.FISHER)) for path in parts.folders])
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> Fisher:
-        """Open a Fisher; raises `ArtifactError` where it is missing, corrupt or of another version."""
-        return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
+        """Open a Fisher, or its parts; `ArtifactError` where one is missing, corrupt or of another version."""
+        own = ("records", "count")
+        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify, own=own))
 
 
 def write_fisher(part: Path, sums: FisherSums) -> None:

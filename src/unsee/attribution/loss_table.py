@@ -27,19 +27,19 @@ _SUFFIX = ".parquet"
 class LossTable:
     """Losses per (record, caption, flip) and (timestep, draw) at one set of weights."""
 
-    def __init__(self, folder: Path, header: artifacts.Header) -> None:
+    def __init__(self, folder: Path, parts: artifacts.Parts) -> None:
         self.folder = folder
-        self.digest = header.digest
-        self.meta = header.meta
-        table = pq.read_table(folder / artifacts.LOSSES).combine_chunks()
+        self.digest = parts.digest
+        self.meta = parts.meta
+        table = pa.concat_tables([pq.read_table(path / artifacts.LOSSES) for path in parts.folders])
         self.keys = pa.concat_arrays([*table.column("entry").chunks, pa.array([], pa.string())])
         points = len(self.meta["grid"]["timesteps"]) * int(self.meta["grid"]["draws"])
         self.losses = _matrix(table, points)
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> LossTable:
-        """Open a loss table; raises `ArtifactError` where it is missing, corrupt or of another version."""
-        return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
+        """Open a loss table, or its parts; `ArtifactError` where one is missing, corrupt or of another version."""
+        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify))
 
     def rows(self, entries: Entries) -> np.ndarray:
         """Losses of `entries`, [entries, points]. Raises `KeyError` where one is not in the table."""
@@ -81,6 +81,7 @@ def cached_losses(
     measure: Callable[[Entries], np.ndarray],
     *,
     shards: int,
+    within: int = 1,
     hit: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """Losses of `entries`, [entries, points], measuring only those that the cache does not hold.
@@ -90,6 +91,7 @@ def cached_losses(
 
     Args:
         measure: gives the losses of the entries it is handed.
+        within: number of parts of which `entries` are one, see `shard_of`.
         hit: told the number of entries found.
     """
     keys = entries.keys()
@@ -103,7 +105,7 @@ def cached_losses(
         known[rows] = True
     hit(int(known.sum()))
     missing = np.flatnonzero(~known)
-    numbers = shard_numbers(entries.records.take(pa.array(missing)), shards)
+    numbers = shard_numbers(entries.records.take(pa.array(missing)), shards, within=within)
     for number in np.unique(numbers):
         rows = missing[numbers == number]
         measured = measure(entries.take(rows))

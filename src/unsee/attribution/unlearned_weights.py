@@ -51,25 +51,29 @@ class Unlearning:
 class UnlearnedWeights:
     """Changes of the weights by query, read from disk one query at a time."""
 
-    def __init__(self, folder: Path, header: artifacts.Header) -> None:
+    def __init__(self, folder: Path, parts: artifacts.Parts) -> None:
         self.folder = folder
-        self.digest = header.digest
-        self.meta = header.meta
-        self._files = header.files
-        rows = pq.read_table(folder / artifacts.UNLEARNING, schema=_SCHEMA).to_pylist()
-        self.queries = [Unlearning(**row) for row in rows]
+        self.digest = parts.digest
+        self.meta = parts.meta
+        self.queries: list[Unlearning] = []
+        self._where: dict[str, tuple[Path, frozenset[str]]] = {}
+        for path, files in zip(parts.folders, parts.files, strict=True):
+            rows = pq.read_table(path / artifacts.UNLEARNING, schema=_SCHEMA).to_pylist()
+            self.queries += [Unlearning(**row) for row in rows]
+            self._where |= {row["query"]: (path, files) for row in rows}
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> UnlearnedWeights:
-        """Open unlearned weights; raises `ArtifactError` where they are missing, corrupt or of another version."""
-        return cls(folder, artifacts.read_header(folder, KIND, SCHEMA_VERSION, verify=verify))
+        """Open unlearned weights, or their parts; `ArtifactError` where one is missing or corrupt."""
+        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify))
 
     def change(self, unlearning: Unlearning) -> dict[str, Tensor]:
         """theta(z^) - theta0 by parameter name, float32. Only for a query that did not fail."""
-        if unlearning.file is None or unlearning.file not in self._files:
+        folder, files = self._where[unlearning.query]
+        if unlearning.file is None or unlearning.file not in files:
             problem = f"names a file that is not part of the artifact: {unlearning.file}"
-            raise ArtifactError(problem, file=self.folder / artifacts.UNLEARNING, remedy="Run the step unlearn again.")
-        with safe_open(self.folder / unlearning.file, framework="pt") as file:
+            raise ArtifactError(problem, file=folder / artifacts.UNLEARNING, remedy="Run the step unlearn again.")
+        with safe_open(folder / unlearning.file, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
 
 

@@ -22,11 +22,14 @@ from unsee.steps.common import (
     flips,
     loss_grid,
     moved_weights,
+    part_meta,
+    part_of,
+    parts_in_all,
 )
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
-    """Measure, or find in the cache, the losses of every (record, caption, flip) on the grid.
+    """Measure, or find in the cache, the losses of every (record, caption, flip), or of one part, on the grid.
 
     Args:
         inputs: `train_reference`, `encode`.
@@ -38,7 +41,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     computed_in = compute_type(params, moved_weights(model, params))
     encoded = encoded_by(model, inputs)
     grid = loss_grid(params, model)
-    entries = encoded.entries(flips(params, model))
+    entries = encoded.entries(flips(params, model), part_of(encoded, params))
     meta: dict[str, Any] = {}
     with (
         artifacts.writing(out, loss_table.KIND, loss_table.SCHEMA_VERSION, meta) as part,
@@ -53,6 +56,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                 model, encoded, shard, grid, batch_size=params.run.batch_size, advance=progress.advance
             ),
             shards=params.run.shards,
+            within=parts_in_all(params),
             hit=lambda count: progress.advance(count * grid.points),
         )
         bad = next((e for e, row in zip(entries, losses, strict=True) if not np.isfinite(row).all()), None)
@@ -69,6 +73,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                 encoded.digest,
                 grid,
                 dtype=computed_in,
-                metrics={"mean_loss": float(losses.mean())},
+                metrics={"mean_loss": float(losses.mean())} if len(entries) else {},
+                **part_meta(params),
             )
         )

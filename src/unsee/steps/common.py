@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from unsee.models.interface import TextToImageModel
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import Weights, keep_exact, select_weights
 from unsee.params import Params
+from unsee.records.sharding import shard_of
 
 MODEL_KIND = "ReferenceModel"
 MODEL_SCHEMA_VERSION = 1
@@ -91,6 +93,24 @@ def compute_type(params: Params, weights: Weights) -> str:
     if params.run.dtype == "float32":
         return "float32"
     return f"{params.run.dtype}, but float32 in {artifacts.digest_of(sorted(weights))}"
+
+
+def part_of(encoded: EncodedSet, params: Params) -> set[str] | None:
+    """The records that this run of a step is about: those of `run.part`, or None for all."""
+    if params.run.part is None:
+        return None
+    index, of = params.run.part
+    return {record for record in encoded.records if shard_of(record, of) == index}
+
+
+def parts_in_all(params: Params) -> int:
+    """Number of runs that the step's work is split over."""
+    return 1 if params.run.part is None else params.run.part[1]
+
+
+def part_meta(params: Params) -> dict[str, Any]:
+    """What the header of a part says about it, see `artifacts.read_parts`."""
+    return {} if params.run.part is None else {"part": list(params.run.part)}
 
 
 def flips(params: Params, model: TextToImageModel) -> tuple[bool, ...]:

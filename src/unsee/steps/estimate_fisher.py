@@ -5,19 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unsee import artifacts
 from unsee.attribution import fisher_artifact
 from unsee.attribution.fisher import FisherSums, fisher_draws, fisher_sums, merge
 from unsee.params import Params
 from unsee.progress import Progress
 from unsee.records.sharding import split_records
-from unsee.steps.common import Inputs, audited_model, compute_type, content_cache, encoded_by, flips, moved_weights
+from unsee.steps.common import (
+    Inputs,
+    audited_model,
+    compute_type,
+    content_cache,
+    encoded_by,
+    flips,
+    moved_weights,
+    part_meta,
+    part_of,
+    parts_in_all,
+)
 
 _ENTRY = "sums"
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
-    """Sum squared per-record gradients shard by shard, taking finished shards from the cache.
+    """Sum squared per-record gradients, of all records or of one part, taking finished shards from the cache.
 
     Args:
         inputs: `train_reference`, `encode`.
@@ -29,13 +42,15 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     encoded = encoded_by(model, inputs)
     cache = content_cache(params)
     mirrored, draws = flips(params, model), params.fisher.draws
-    total: FisherSums | None = None
+    part = part_of(encoded, params)
+    mine = [record for record in encoded.records if part is None or record in part]
+    total = FisherSums({name: torch.zeros(p.shape, dtype=torch.float64) for name, p in weights.items()}, 0)
     meta: dict[str, Any] = {}
     with (
-        artifacts.writing(out, fisher_artifact.KIND, fisher_artifact.SCHEMA_VERSION, meta) as part,
-        Progress("Fisher information", total=len(encoded) * draws, unit="gradient") as progress,
+        artifacts.writing(out, fisher_artifact.KIND, fisher_artifact.SCHEMA_VERSION, meta) as folder,
+        Progress("Fisher information", total=len(mine) * draws, unit="gradient") as progress,
     ):
-        for records in split_records(encoded.records, params.run.shards):
+        for records in split_records(mine, params.run.shards, within=parts_in_all(params)):
             keys = encoded.entries(mirrored, set(records)).keys().to_pylist()
             place = fisher_artifact.shard_place(
                 model.digest, list(weights), keys, draws=draws, seed=params.seed, dtype=compute_type(params, weights)
@@ -55,16 +70,16 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             else:
                 sums = fisher_artifact.sums_from_bytes(held)
                 progress.advance(sums.count)
-            total = sums if total is None else merge([total, sums])
-        assert total is not None  # noqa: S101  (an encoded set has records)
-        fisher_artifact.write_fisher(part, total)
+            total = merge([total, sums])
+        fisher_artifact.write_fisher(folder, total)
         meta.update(
             {
                 "model": model.digest,
                 "encoded_set": encoded.digest,
-                "records": len(encoded),
+                "records": len(mine),
                 "count": total.count,
                 "moved_weights": sum(values.numel() for values in total.sums.values()),
                 "preset": params.weights.preset if params.weights.patterns is None else params.weights.patterns,
+                **part_meta(params),
             }
         )

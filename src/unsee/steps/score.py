@@ -11,9 +11,8 @@ from unsee import artifacts
 from unsee.attribution import loss_table, scores
 from unsee.attribution.loss_table import LossTable
 from unsee.attribution.losses import grid_losses
-from unsee.attribution.scores import Ranking, ScoreSummary, ScoresWriter
+from unsee.attribution.scores import Ranking, ScoreSummary, ScoresWriter, ranked
 from unsee.attribution.scoring import ranks, record_scores
-from unsee.attribution.significance import significance
 from unsee.attribution.unlearned_weights import UnlearnedWeights
 from unsee.models.encoded_set import Entries
 from unsee.models.weights import shifted
@@ -28,12 +27,15 @@ from unsee.steps.common import (
     flips,
     loss_grid,
     moved_weights,
+    part_meta,
+    part_of,
+    parts_in_all,
     require_same,
 )
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
-    """Score every record for every query, exactly; finished shards come from the cache.
+    """Score every record, or those of one part, for every query, exactly; finished shards come from the cache.
 
     Args:
         inputs: `train_reference`, `encode`, `cache_baseline`, `unlearn`.
@@ -52,12 +54,19 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     require_same("cache_baseline", stated, actual, table.folder, "model, encoded_set, grid, dtype")
     require_same("unlearn", unlearned.meta["model"], model.digest, unlearned.folder, "model")
     require_same("unlearn", unlearned.meta["weights"], sorted(weights), unlearned.folder, "weights")
-    entries = encoded.entries(flips(params, model))
+    entries = encoded.entries(flips(params, model), part_of(encoded, params))
     baseline = table.rows(entries)
     cache = content_cache(params)
     usable = [row for row in unlearned.queries if row.failure is None]
     summaries: list[ScoreSummary] = []
-    meta: dict[str, Any] = {"model": model.digest, "baseline": table.digest, "unlearned": unlearned.digest}
+    meta: dict[str, Any] = {
+        "model": model.digest,
+        "baseline": table.digest,
+        "unlearned": unlearned.digest,
+        "false_discovery_rate": params.report.false_discovery_rate,
+        "entries": len(entries),
+        **part_meta(params),
+    }
     with (
         artifacts.writing(out, scores.KIND, scores.SCHEMA_VERSION, meta) as part,
         Progress("Scoring", total=len(usable) * len(entries) * grid.points, unit="evaluation") as progress,
@@ -79,9 +88,10 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                     grid.points,
                     measure,
                     shards=params.run.shards,
+                    within=parts_in_all(params),
                     hit=lambda count: progress.advance(count * grid.points),
                 )
-            ranking, summary = _ranked(row.query, entries, baseline, losses, params, grid)
+            ranking, summary = _scored(row.query, entries, baseline, losses, params, grid)
             if ranking is not None:
                 writer.add(ranking)
             summaries.append(summary)
@@ -90,7 +100,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         meta["metrics"] = {"mean_signal_end": float(np.mean(signals)) if signals else 0.0}
 
 
-def _ranked(
+def _scored(
     query: str, entries: Entries, baseline: np.ndarray, losses: np.ndarray, params: Params, grid: Any
 ) -> tuple[Ranking | None, ScoreSummary]:
     bad = int((~np.isfinite(losses)).sum())
@@ -98,14 +108,10 @@ def _ranked(
         reason = f"{bad} of {losses.size} training losses are not finite at the unlearned weights."
         return None, ScoreSummary(query, reason, None, None, None, None)
     result = record_scores(entries, baseline, losses, grid, flips="max" if params.compat == "official" else "mean")
-    tested = significance(result.score, result.standard_error, params.report.false_discovery_rate)
-    ranking = Ranking(
-        query,
-        result.records,
-        result.score,
-        result.standard_error,
-        ranks(result.score, result.records),
-        tested.p_noise,
-    )
-    summary = ScoreSummary(query, None, tested.location, tested.scale, tested.signal_end, float(baseline.mean()))
-    return ranking, summary
+    mean = float(baseline.mean()) if len(entries) else 0.0
+    if params.run.part is None:
+        return ranked(query, result, mean, params.report.false_discovery_rate)
+    # Ranks and the chance of noise compare a record with all others: they are worked out where the parts meet.
+    rank, unknown = ranks(result.score, result.records), np.full(len(result.records), np.nan)
+    ranking = Ranking(query, result.records, result.score, result.standard_error, rank, unknown)
+    return ranking, ScoreSummary(query, None, None, None, None, mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import Weights
 from unsee.params import Params
 from unsee.progress import Progress
-from unsee.records.query_set import QuerySet
-from unsee.steps.common import Inputs, audited_model, content_cache, moved_weights, require_same
+from unsee.records.query_set import Query, QuerySet
+from unsee.steps.common import Inputs, audited_model, content_cache, moved_weights, part_meta, require_same
 from unsee.versions import ENCODING_VERSION, NOISE_VERSION, UNLEARN_VERSION
 
 _ENTRY = "step"
@@ -59,18 +59,20 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     damping = 0.0 if params.compat == "official" else params.unlearn.damping
     inverse = damped_inverse(fisher.sums.mean(), damping)
     cache = content_cache(params)
+    mine = _mine(queries.queries, params)
     rows: list[Unlearning] = []
     meta: dict[str, Any] = {
         "model": model.digest,
         "fisher": fisher.digest,
         "queries": queries.digest,
         "weights": sorted(weights),
+        **part_meta(params),
     }
     with (
         artifacts.writing(out, unlearned_weights.KIND, unlearned_weights.SCHEMA_VERSION, meta) as part,
-        Progress("Unlearning queries", total=len(queries.queries), unit="query") as progress,
+        Progress("Unlearning queries", total=len(mine), unit="query") as progress,
     ):
-        for query in queries.queries:
+        for query in mine:
             if query.failure is not None:
                 rows.append(_failed(query.query, query.failure))
                 progress.advance(1)
@@ -80,7 +82,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             try:
                 if held is None:
                     picture = Picture(query.query, queries.latent(query.query), queries.text(query.query))
-                    step = _unlearn(model, weights, inverse, picture, params, int(fisher.meta["records"]))
+                    step = _unlearn(model, weights, inverse, picture, params, fisher.records)
                     cache.write(place, _ENTRY, _to_bytes(step), _SUFFIX)
                 else:
                     step = _from_bytes(held)
@@ -92,6 +94,14 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             progress.advance(1)
         unlearned_weights.write_unlearnings(part, rows)
         meta["metrics"] = {"failed_queries": float(sum(row.failure is not None for row in rows))}
+
+
+def _mine(queries: Sequence[Query], params: Params) -> Sequence[Query]:
+    """The queries that this run is about: all, or an even stretch of them."""
+    if params.run.part is None:
+        return queries
+    index, of = params.run.part
+    return queries[index * len(queries) // of : (index + 1) * len(queries) // of]
 
 
 def _unlearn(
