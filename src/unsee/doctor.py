@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unsee.cache import default_root
-from unsee.params import Params
+from unsee.cache import S3, local_root, location
+from unsee.errors import UnseeError
+from unsee.params import Params, StoreParams
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -48,8 +49,12 @@ class Finding:
     remedy: str = ""
 
 
-def examine(params: Params) -> list[Finding]:
-    """Look at everything that an audit with `params` needs or can use."""
+def examine(params: Params, try_store: Callable[[str, StoreParams], None] | None = None) -> list[Finding]:
+    """Look at everything that an audit with `params` needs or can use.
+
+    Args:
+        try_store: uses the object store at an address, and raises an `UnseeError` where that fails; None: not tried.
+    """
     emoji = params.data.source == "emoji"
     versioned = params.data.repo is not None
     reference = params.model.path is None
@@ -71,8 +76,11 @@ def examine(params: Params) -> list[Finding]:
         _program("git", versioned, "It reads data at a revision. Install git."),
         _program("npm", False, f"{_NPM} Install Node.js, which brings npm."),
     ]
-    cache = Path(params.run.cache) if params.run.cache else default_root()
-    findings += [_folder("cache folder", cache, "Set run.cache or UNSEE_CACHE to a writable folder with free space.")]
+    cache = location(params.run.cache)
+    if cache.startswith(S3) and try_store is not None:
+        findings.append(_store(cache, params.store, try_store))
+    folder = local_root(params.run.cache)
+    findings += [_folder("cache folder", folder, "Set run.cache or UNSEE_CACHE to a writable folder with free space.")]
     findings += [_folder("current folder", Path.cwd(), "Give --out a writable folder with free space.")]
     findings += [_memory(memory_limit()), Finding("processors", "ok", f"{_processors()} usable")]
     return findings
@@ -174,6 +182,16 @@ def _folder(name: str, folder: Path, remedy: str) -> Finding:
     if free < FREE_DISK_GIB:
         return Finding(name, "missing", f"{detail}, of {FREE_DISK_GIB:.0f} needed", remedy)
     return Finding(name, "ok", detail)
+
+
+def _store(uri: str, settings: StoreParams, try_store: Callable[[str, StoreParams], None]) -> Finding:
+    """Whether the cache can be written, found, read and deleted in."""
+    try:
+        try_store(uri, settings)
+    except UnseeError as error:
+        where = ": ".join(part for part in (error.file, error.field, error.problem) if part)
+        return Finding("cache store", "missing", where, error.remedy)
+    return Finding("cache store", "ok", uri)
 
 
 def _memory(limit: int | None) -> Finding:

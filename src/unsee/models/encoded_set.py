@@ -8,6 +8,7 @@ is encoded too: an encoder does not commute with mirroring.
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unsee import artifacts
 from unsee.errors import InputError
+from unsee.models.encoding_cache import RowCache
 from unsee.models.interface import TextStates, TextToImageModel
+from unsee.models.row_files import RowFile
 from unsee.records.identity import caption_digest
 from unsee.records.training_set import TrainingSet
 
@@ -32,6 +36,8 @@ KIND = "EncodedSet"
 SCHEMA_VERSION = 1
 RECORDS_PER_FILE = 4096
 _PICTURES_PER_BATCH = 64
+_PICTURES_PER_READ = 256
+_TEXTS_PER_BATCH = 64
 
 _CAPTIONS_SCHEMA = pa.schema(
     [("record", pa.string()), ("caption_digest", pa.string()), ("text", pa.int32()), ("position", pa.int32())]
@@ -215,12 +221,17 @@ def encode_training_set(
     *,
     flips: bool,
     advance: Callable[[int], None] = lambda _: None,
+    latents: RowCache | None = None,
+    texts: RowCache | None = None,
 ) -> dict[str, Any]:
     """Encode every record into the folder `part`; returns the header's metadata.
+
+    What the caches do not hold is encoded, and kept in them a file at a time: a killed run goes on from there.
 
     Args:
         flips: also encode the mirrored pictures.
         advance: told the number of records done.
+        latents, texts: where encodings by the same autoencoder, and by the same text encoder, are kept.
 
     Raises:
         InputError: the training set's resolution is not the model's.
@@ -240,9 +251,8 @@ def encode_training_set(
             digest = caption_digest(caption)
             captions.append({"record": record.record, "caption_digest": digest, "text": text, "position": position})
     pq.write_table(pa.Table.from_pylist(captions, _CAPTIONS_SCHEMA), part / artifacts.CAPTIONS)
-    save_file(dict(model.encode_texts(list(rows))), part / artifacts.TEXTS)
-    for number, latents in enumerate(_latent_files(model, training_set, flips, advance)):
-        save_file(latents, part / latents_file(number))
+    save_file(_encode_texts(model, list(rows), texts), part / artifacts.TEXTS)
+    _encode_pictures(model, training_set, part, ("plain", "mirrored") if flips else ("plain",), latents, advance)
     return {
         "model": model.digest,
         "training_set": training_set.digest,
@@ -257,19 +267,83 @@ def pixels_to_unit(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _latent_files(
-    model: TextToImageModel, training_set: TrainingSet, flips: bool, advance: Callable[[int], None]
-) -> Iterator[dict[str, Tensor]]:
-    held: dict[str, list[Tensor]] = {"plain": [], "mirrored": []}
-    count = 0
-    for where, pixels in training_set.iter_pixels(_PICTURES_PER_BATCH):
+def _encode_texts(model: TextToImageModel, captions: Sequence[str], cache: RowCache | None) -> dict[str, Tensor]:
+    """States of all captions, [n, ...] each."""
+    ids = [caption_digest(caption) for caption in captions]
+    blocks = list(cache.find(ids)) if cache else []
+    missing = np.ones(len(ids), dtype=bool)
+    for places, _ in blocks:
+        missing[places] = False
+    for places in _batches(np.flatnonzero(missing), _TEXTS_PER_BATCH):
+        states = dict(model.encode_texts([captions[place] for place in places]))
+        if cache:
+            cache.add([ids[place] for place in places], states)
+        blocks.append((places, states))
+    if cache:
+        cache.flush()
+    joined = {name: states.new_empty(len(ids), *states.shape[1:]) for name, states in blocks[0][1].items()}
+    for places, held in blocks:
+        for name, rows in held.items():
+            joined[name][torch.from_numpy(places)] = rows
+    return joined
+
+
+def _encode_pictures(
+    model: TextToImageModel,
+    training_set: TrainingSet,
+    part: Path,
+    kinds: Sequence[str],
+    cache: RowCache | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Fill the latents files with what the cache holds and with what is encoded now."""
+    count = len(training_set)
+    sizes = [min(RECORDS_PER_FILE, count - start) for start in range(0, count, RECORDS_PER_FILE)]
+    files = [RowFile.create(part / latents_file(i), kinds, size, model.latent_shape) for i, size in enumerate(sizes)]
+
+    def write(kind: str, places: np.ndarray, latents: Tensor) -> None:
+        numbers, rows = np.divmod(places, RECORDS_PER_FILE)
+        for number in np.unique(numbers):
+            mine = numbers == number
+            files[number].write(kind, rows[mine], latents[torch.from_numpy(mine)])
+
+    ids = {kind: [f"{record.record}|{kind}" for record in training_set.records] for kind in kinds}
+    missing = {kind: np.ones(count, dtype=bool) for kind in kinds}
+    for kind in kinds:
+        for places, rows in cache.find(ids[kind]) if cache else ():
+            write(kind, places, rows["latents"])
+            missing[kind][places] = False
+    needed = np.flatnonzero(np.any(list(missing.values()), axis=0))
+    advance(count - len(needed))
+    for places, pixels in _pixels_at(training_set, needed):
         unit = pixels_to_unit(pixels)
-        held["plain"].append(model.encode_pictures(unit))
-        if flips:
-            held["mirrored"].append(model.encode_pictures(unit.flip(-1)))
-        count += len(unit)
-        advance(len(unit))
-        if count == RECORDS_PER_FILE or where.stop == len(training_set):
-            yield {name: torch.cat(parts).contiguous() for name, parts in held.items() if parts}
-            held = {"plain": [], "mirrored": []}
-            count = 0
+        for kind in kinds:
+            chosen = np.flatnonzero(missing[kind][places])
+            if len(chosen):
+                plain = unit[torch.from_numpy(chosen)]
+                latents = model.encode_pictures(plain.flip(-1) if kind == "mirrored" else plain)
+                write(kind, places[chosen], latents)
+                if cache:
+                    cache.add([ids[kind][place] for place in places[chosen]], {"latents": latents})
+        advance(len(places))
+    if cache:
+        cache.flush()
+
+
+def _pixels_at(training_set: TrainingSet, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (places, pixels uint8 [n, H, W, 3]) of the records at `places`."""
+    for read in _batches(places, _PICTURES_PER_READ):
+        records = [training_set.records[place].record for place in read]
+        pictures = training_set.pictures(records)
+        for batch in _batches(np.arange(len(read)), _PICTURES_PER_BATCH):
+            yield read[batch], np.stack([_decoded(pictures[records[row]]) for row in batch])
+
+
+def _decoded(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _batches(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

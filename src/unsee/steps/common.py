@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from unsee import artifacts
 from unsee.attribution.grid import Grid, midpoint_grid, official_grid
-from unsee.cache import ContentCache, default_root
+from unsee.cache import ContentCache, location
 from unsee.errors import ArtifactError, InputError
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.interface import TextToImageModel
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import Weights, keep_exact, select_weights
 from unsee.params import Params
+from unsee.platform.object_store import open_store
 from unsee.records.sharding import shard_of
 
 MODEL_KIND = "ReferenceModel"
@@ -108,11 +108,6 @@ def parts_in_all(params: Params) -> int:
     return 1 if params.run.part is None else params.run.part[1]
 
 
-def part_meta(params: Params) -> dict[str, Any]:
-    """What the header of a part says about it, see `artifacts.read_parts`."""
-    return {} if params.run.part is None else {"part": list(params.run.part)}
-
-
 def flips(params: Params, model: TextToImageModel) -> tuple[bool, ...]:
     """Which mirror images take part: plain only, or plain and mirrored."""
     if params.compat == "official" or params.loss.flips == "both":
@@ -136,5 +131,5 @@ def loss_grid(params: Params, model: TextToImageModel) -> Grid:
 
 
 def content_cache(params: Params) -> ContentCache:
-    """The cache that the params name, or the user's own."""
-    return ContentCache(Path(params.run.cache) if params.run.cache else default_root())
+    """The cache that the params or the environment name, a folder or a prefix in S3; else the user's own."""
+    return ContentCache(open_store(location(params.run.cache), params.store))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unsee import artifacts
-from unsee.cache import default_root
+from unsee.cache import local_root
 from unsee.errors import InputError
 from unsee.params import DataParams, Params
 from unsee.progress import Progress
@@ -38,7 +38,7 @@ def run(inputs: Mapping[str, Path], params: Params, out: Path) -> None:
         InputError: the source cannot be used as it is, or holds no usable image.
         EnvironmentProblem: something cannot be fetched, or the disk is full.
     """
-    resolution = _resolution(params)
+    resolution = resolution_of(params)
     with contextlib.ExitStack() as stack:
         intake = _open_source(params, stack)
         meta = dict(intake.meta)
@@ -58,7 +58,7 @@ def outside(params: Params) -> dict[str, Any]:
         InputError: there is no such folder, repository or revision.
     """
     data = params.data
-    seen: dict[str, Any] = {"resolution": _resolution(params)}
+    seen: dict[str, Any] = {"resolution": resolution_of(params)}
     if data.source == "emoji":
         seen["obtainable"] = emoji.obtainable(data.emoji_styles, _emoji_cache(params))
     elif data.repo is not None and data.rev is not None:
@@ -69,7 +69,7 @@ def outside(params: Params) -> dict[str, Any]:
 
 
 def _emoji_cache(params: Params) -> Path:
-    return (Path(params.run.cache) if params.run.cache else default_root()) / "emoji"
+    return local_root(params.run.cache) / "emoji"
 
 
 def _open_source(params: Params, stack: contextlib.ExitStack) -> Intake:
@@ -128,7 +128,7 @@ def _tell(meta: Mapping[str, Any], lost: list[Quarantined]) -> None:
         _log.warning("%d files quarantined: %s%s", len(lost), first, more)
 
 
-def _resolution(params: Params) -> int:
+def resolution_of(params: Params) -> int:
     """`data.resolution`, or what the model in `model.path` draws, from its configuration alone.
 
     Raises:
