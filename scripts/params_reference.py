@@ -86,6 +86,10 @@ def _type(annotation: Any) -> str:
     if get_origin(annotation) is list:
         (inner,) = get_args(annotation)
         return f"list of {_type(inner)}"
+    if get_origin(annotation) is dict:
+        return f"mapping of {' to '.join(_type(part) for part in get_args(annotation))}"
+    if issubclass(annotation, BaseModel):
+        return f"mapping with {', '.join(f'`{name}`' for name in annotation.model_fields)}"
     return _NAMES[annotation]
 
 

@@ -40,6 +40,10 @@ SCORES = "scores.parquet"
 SCORE_SUMMARY = "score-summary.parquet"
 PIPELINE = "pipeline"
 TRAINING_LOG = "training.json"
+JOB = "job.json"
+DENOISER = "denoiser.safetensors"
+COUNTERFACTUAL = "counterfactual.json"
+GRID_LOSSES = "grid-losses.safetensors"
 REPORT_HTML = "report.html"
 REPORT_JSON = "report.json"
 
@@ -214,6 +218,9 @@ def read_header(folder: Path, kind: str, schema_version: int, *, verify: bool = 
     return header
 
 
+_OF_A_PART = frozenset({"part", "metrics", "counts"})
+
+
 @dataclass(frozen=True)
 class Parts:
     """An artifact that lies whole in one folder, or in one folder per part of the work.
@@ -240,14 +247,27 @@ def parts_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if (path / HEADER).is_file()) or [folder]
 
 
-def read_parts(folder: Path, kind: str, schema_version: int, *, verify: bool = True, own: Sequence[str] = ()) -> Parts:
+def kind_of(folder: Path) -> str:
+    """The kind that the header of an artifact, or of its first part, states.
+
+    Raises:
+        ArtifactError: there is no header that states one.
+    """
+    path = parts_below(folder)[0] / HEADER
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError("is not an artifact folder.", file=folder, remedy="Run the step that makes it.") from error
+
+
+def read_parts(folder: Path, kind: str, schema_version: int, *, verify: bool = True) -> Parts:
     """Read and check an artifact, or all parts of one that a step made in several runs.
 
-    A part says in its metadata which it is: `"part": [index, number of parts]`.
+    A part says in its metadata which it is, `"part": [index, number of parts]`; beside that only `metrics` and `counts`
+    may differ between parts.
 
     Args:
         folder: an artifact, or a folder of its parts.
-        own: keys of the metadata in which parts differ.
 
     Raises:
         ArtifactError: see `read_header`; or parts are missing, double, or were not made from the same.
@@ -263,7 +283,7 @@ def read_parts(folder: Path, kind: str, schema_version: int, *, verify: bool = T
     if places != [[index, places[0][1]] for index in range(places[0][1])]:
         told = ", ".join(f"{index + 1} of {of}" for index, of in places)
         raise ArtifactError(f"holds the parts {told}.", file=folder, field="part", remedy=_again(kind))
-    common = [{k: v for k, v in header.meta.items() if k not in {"part", "metrics", *own}} for _, header, _ in numbered]
+    common = [{k: v for k, v in header.meta.items() if k not in _OF_A_PART} for _, header, _ in numbered]
     if any(meta != common[0] for meta in common):
         problem = "holds parts that were not made from the same."
         raise ArtifactError(problem, file=folder, field="meta", remedy=_again(kind))

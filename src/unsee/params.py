@@ -111,6 +111,10 @@ class QueryParams(Section):
 
     prompts: list[str] = Field(description="Prompts to generate pictures from.")
     seed: int = Field(ge=0, description="Seed of the first prompt's initial noise; the next ones count up.")
+    folder: str | None = Field(
+        description="Audit the pictures in this folder instead, each with the prompt that its metadata.jsonl or "
+        "metadata.csv gives as `text` (what `unsee generate` writes); then `prompts` do not matter."
+    )
     pictures: list[str] = Field(description="Picture files to audit instead; then `prompts` are theirs, in order.")
     guidance: float = Field(ge=0, description="Classifier-free guidance scale of the generation.")
     steps: int = Field(ge=1, description="Denoising steps of the generation.")
@@ -121,6 +125,8 @@ class QueryParams(Section):
             raise ValueError("`prompts` must hold at least one prompt")
         if any(not p.strip() for p in self.prompts):
             raise ValueError("`prompts` holds an empty prompt")
+        if self.pictures and self.folder:
+            raise ValueError("`pictures` and `folder` cannot both be given")
         if self.pictures and len(self.pictures) != len(self.prompts):
             raise ValueError(f"{len(self.pictures)} `pictures` need as many `prompts`, not {len(self.prompts)}")
         return self
@@ -183,7 +189,6 @@ class RunParams(Section):
     )
     batch_size: int = Field(ge=1, description="Samples per forward pass.")
     shards: int = Field(ge=1, description="Parts the records are split into: the unit of caching and resume.")
-    job: int | None = Field(ge=0, description="The one retraining that step `retrain` does, from 0; null: all of them.")
     part: list[int] | None = Field(
         description="[index, number of parts]: do only this part of a step's work, as one task of many on a cluster; "
         "null: all of it."
@@ -218,6 +223,36 @@ class StoreParams(Section):
     )
 
 
+class Toleration(Section):
+    """A taint that the tasks may be scheduled in spite of, in Kubernetes' own words."""
+
+    key: str | None = Field(default=None, description="The taint's key; null with `Exists`: every taint.")
+    operator: Literal["Equal", "Exists"] = Field(default="Exists", description="How the value is compared.")
+    value: str | None = Field(default=None, description="The taint's value, with `Equal`.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="The taint's effect; null: all of them."
+    )
+
+
+class ClusterParams(Section):
+    """What the compiled Kubeflow pipeline asks of the cluster; `unsee pipeline compile` reads it, no step does."""
+
+    image: str = Field(description="Container image of the tasks; in production by digest.")
+    gpu_image: str | None = Field(description="Image of the tasks that run the network on a GPU; null: `image`.")
+    gpu_resource: str = Field(description="Resource name of the accelerator.")
+    gpu_count: int = Field(ge=0, description="Accelerators for each task that runs the network; 0: it runs on CPUs.")
+    tolerations: list[Toleration] = Field(description="Tolerations of those tasks.")
+    node_selector: dict[str, str] = Field(description="Node labels that those tasks need.")
+    queue: str | None = Field(description="Kueue LocalQueue that those tasks wait in.")
+    cpu: str = Field(description="CPU request of those tasks.")
+    memory: str = Field(description="Memory request and limit of a task.")
+    timeout_hours: float = Field(gt=0, description="A task that takes longer is stopped.")
+    retries: int = Field(ge=0, description="How often a failed task is tried again.")
+    models_claim: str | None = Field(
+        description="PersistentVolumeClaim with the user's models and data, mounted at /models; null: none."
+    )
+
+
 class TrackingParams(Section):
     """MLflow."""
 
@@ -246,7 +281,17 @@ class Params(Section):
     report: ReportParams
     run: RunParams
     store: StoreParams
+    cluster: ClusterParams
     tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _training_can_be_repeated(self) -> Params:
+        if self.retrain.enabled and self.model.path is not None:
+            raise ValueError(
+                "`retrain.enabled` needs a model that the audit trains itself, so that its training can be repeated: "
+                "leave `model.path` null, or do not retrain"
+            )
+        return self
 
     @model_validator(mode="after")
     def _resolution_is_known(self) -> Params:

@@ -13,8 +13,11 @@ NOISE_VERSION = 1
 LOSS_VERSION = 1
 """Which loss belongs to latent, text, noise and timestep."""
 
-FISHER_VERSION = 1
+FISHER_VERSION = 2
 """Which Fisher information belongs to a training set and its draws."""
 
 UNLEARN_VERSION = 1
 """Which change of the weights belongs to a query and a Fisher information."""
+
+TRAINING_VERSION = 1
+"""Which model belongs to a training set, a recipe and the records that are left out."""

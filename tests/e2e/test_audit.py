@@ -84,6 +84,26 @@ def test_ones_own_model_data_and_picture(cli: Cli, tmp_path: Path) -> None:
     assert "broken.png" in done.stderr
 
 
+@pytest.mark.slow
+def test_the_proof_can_be_asked_for_afterwards(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**SMALL, "retrain": {"removed": 0.1, "controls": 1}}))
+    first = cli("audit", "--params", "params.yaml")
+    assert steps_done(first) == EVERY_STEP
+    report = tmp_path / first.stdout.splitlines()[-1]
+    assert [q["proof"] for q in json.loads(report.with_suffix(".json").read_text())["queries"]] == [None, None]
+
+    proven = cli("audit", "--params", "params.yaml", "--retrain")
+    assert steps_done(proven) == ["retrain", "verify", "report"]
+    first_query, second_query = json.loads(report.with_suffix(".json").read_text())["queries"]
+    assert second_query["proof"] is None
+    proof = first_query["proof"]
+    assert len(proof["removed"]) == 180
+    assert proof["removed"][:10] == [top["record"] for top in first_query["ranking"]["top"]]
+    assert len(proof["random"]) == 1
+    assert "Proof by retraining" in report.read_text()
+    assert steps_done(cli("audit", "--params", "params.yaml", "--retrain")) == []
+
+
 def test_bad_input_ends_with_2_and_names_file_field_and_remedy(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("queries: {stepz: 3}\n")
     done = cli("audit", "--params", "params.yaml", code=2)

@@ -70,6 +70,61 @@ def test_a_query_has_a_ranking_or_a_failure(build: Any) -> None:
         build.query(picture=None)
 
 
+def test_a_query_without_a_ranking_has_no_proof(build: Any) -> None:
+    with pytest.raises(ValueError, match="is proven that has no ranking"):
+        replace(build.failed(), proof=build.proof())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"random": ()}, "not 1, 2"),
+        ({"excess": float("nan")}, "ProofFacts.excess is nan"),
+        ({"excess_standard_error": -1e-9}, "excess_standard_error"),
+        ({"chance": 0.0}, "chance"),
+        ({"shown": ()}, "shown"),
+    ],
+)
+def test_a_proof_that_contradicts_itself_is_refused(build: Any, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        build.proof(**changes)
+
+
+def test_what_is_shown_is_what_was_removed_first(build: Any) -> None:
+    proof = build.proof()
+    for removed in (("one",), proof.removed[::-1], proof.removed[:3]):
+        with pytest.raises(ValueError, match="shown is not the first"):
+            replace(proof, removed=removed)
+
+
+def test_removals_have_their_places_and_ranges(build: Any) -> None:
+    for changes in ({"random": (build.removal(2), build.removal(1))}, {"top": build.removal(1)}):
+        with pytest.raises(ValueError, match=r"random removals|control number"):
+            build.proof(**changes)
+    for changes in ({"standard_error": -1.0}, {"mse": 1.5}, {"delta_l": float("inf")}, {"similarity": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            build.removal(None, **changes)
+
+
+@pytest.mark.parametrize(
+    ("top", "random", "excess", "expected"),
+    [
+        (0.02, (0.001, 0.003), 0.018, True),
+        (0.02, (0.001, 0.02), 0.018, False),
+        (0.002, (0.001, 0.0015), 0.0012, False),
+        (-0.01, (-0.02, -0.03), 0.015, True),
+    ],
+)
+def test_retraining_confirms_where_every_random_removal_did_less(
+    build: Any, top: float, random: tuple[float, ...], excess: float, expected: bool
+) -> None:
+    removals = tuple(build.removal(number, delta_l=value) for number, value in enumerate(random, start=1))
+    proof = build.proof(
+        top=build.removal(None, delta_l=top), random=removals, excess=excess, excess_standard_error=0.001
+    )
+    assert proof.confirmed is expected
+
+
 def test_two_queries_with_one_id_are_refused(build: Any) -> None:
     with pytest.raises(ValueError, match="same id"):
         build.content(build.query(), build.query())

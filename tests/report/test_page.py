@@ -91,7 +91,9 @@ def test_a_caption_is_text_and_never_markup(build: Any) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'--></style></bdi>"
     content = build.content()
     record = build.record(1, caption=evil, group=evil, license=evil, source=evil, record=evil, duplicate_of=evil)
-    query = build.query(evil, ranking=replace(build.ranking(1), top=(record,)), query=evil)
+    proof = build.proof(1, control_queries=(replace(build.proof().control_queries[0], prompt=evil),))
+    proof = replace(proof, shown=(replace(proof.shown[0], caption=evil),))
+    query = build.query(evil, ranking=replace(build.ranking(1), top=(record,)), query=evil, proof=proof)
     hostile = replace(
         content,
         title=evil,
@@ -104,7 +106,8 @@ def test_a_caption_is_text_and_never_markup(build: Any) -> None:
         reproduce=(evil,),
         notes=(evil,),
     )
-    plain, page = Page(render_html(build.content(build.query(), build.failed()))), Page(render_html(hostile))
+    plain = Page(render_html(build.content(build.query(proof=build.proof()), build.failed())))
+    page = Page(render_html(hostile))
     assert page.captions == [evil]
     assert len(page.scripts) == 1
     assert page.scripts == plain.scripts
@@ -190,6 +193,56 @@ def test_a_step_that_fell_short_and_a_fixed_one_are_told_apart(build: Any) -> No
     assert "1.3 times" in text
     fixed = replace(query, step=replace(query.step, ratio_wanted=None))
     assert "a step of fixed size, α = 31,843" in Page(render_html(build.content(fixed))).text
+
+
+def test_the_proof_shows_pictures_and_rises(build: Any) -> None:
+    page = render_html(build.content(build.query(proof=build.proof()), build.query("tiger")))
+    text = re.sub(r"\s+", " ", Page(page).text)
+    for expected in [
+        "Retraining confirms the ranking. Without the 16 records that rank first, the model’s loss on this picture "
+        "rises by 26.4 × 10⁻³; without 16 random records, by 1.5 × 10⁻³ (mean of 2 removals).",
+        "Without these 16 images the model draws this instead",
+        "As audited",
+        "Without 16 at random (1) difference 0.0412, similarity 0.731",
+        "Without these 16 images 26.4 ± 1.6",
+        "Without 16 at random (1) 1.0 ± 1.6",
+        "“tiger” 2.1 ± 0.8",
+        "would come out as high as this one in 1 of 3 cases",
+        "20 timesteps with 10 noises each",
+    ]:
+        assert expected in text, expected
+    assert page.count('class="proof"') == 1
+    assert page.count('alt="left out: ') == 16
+    assert "Retraining confirms the ranking." in text[: text.index("Picture 1 of 2")]
+
+
+def test_a_proof_that_fails_says_so(build: Any) -> None:
+    top, random = build.removal(None, delta_l=-0.0001, similarity=None), build.removal(1, similarity=None)
+    proof = build.proof(removed=1, top=top, excess=-0.0011, random=(random,))
+    text = re.sub(r"\s+", " ", Page(render_html(build.content(build.query(proof=proof)))).text)
+    assert "Retraining does not confirm the ranking. Without the record that ranks first" in text
+    assert "rises by −0.10 × 10⁻³; without 1 random record, by 1.00 × 10⁻³." in text
+    assert "Without this image the model draws this instead" in text
+    assert "without 1 random record, by" in text
+    assert "Without 1 at random difference" in text
+    assert "Retraining confirms" not in text[: text.index("How to read a score")]
+
+
+def test_a_page_without_proof_does_not_speak_of_it(build: Any) -> None:
+    page = render_html(build.content(build.query()))
+    assert "Proof by retraining" not in page
+    assert "Delta-L" not in page
+
+
+def test_many_removed_records_and_control_queries_are_cut_and_counted(build: Any) -> None:
+    from unsee.report.proof import ControlQuery
+
+    others = tuple(ControlQuery(f"q{n}", f"prompt {n}", 0.001, 0.0001) for n in range(LONGEST_LIST + 3))
+    text = re.sub(
+        r"\s+", " ", Page(render_html(build.content(build.query(proof=build.proof(50, control_queries=others))))).text
+    )
+    assert "Left out, the first 40 of 50:" in text
+    assert "And 3 pictures more in report.json." in text
 
 
 def test_long_lists_are_cut_and_counted(build: Any) -> None:

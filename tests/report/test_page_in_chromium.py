@@ -77,7 +77,9 @@ def report(build: Any) -> str:
     )
     query = content.queries[0]
     short = replace(query, query="wide", prompt="long" * 60, ranking=replace(build.ranking(), top=wide))
-    short = replace(short, step=replace(query.step, reached=False))
+    others = tuple(replace(build.proof().control_queries[0], prompt=text) for text in ("W" * 300, "🍎" * 50))
+    proof = build.proof(50, random=tuple(build.removal(n) for n in range(1, 8)), control_queries=others)
+    short = replace(short, step=replace(query.step, reached=False), proof=proof)
     return render_html(replace(content, queries=(*content.queries, short), reproduce=("x" * 400,)))
 
 
@@ -137,6 +139,21 @@ def test_nothing_scrolls_sideways(framed: Callable[..., Framed], width: int) -> 
     past_the_edge = """w => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .skip, .hidden')
         && e.getBoundingClientRect().right > w + 1).map(e => e.outerHTML.slice(0, 100))"""
     assert frame.evaluate(past_the_edge, width) == []
+
+
+def test_the_proof_stands_with_its_query(framed: Callable[..., Framed]) -> None:
+    frame = framed().frame
+    proof = frame.locator("#picture-1").get_by_role("region", name="Proof by retraining")
+    expect(proof.get_by_role("img", name="what the audited model draws")).to_be_visible()
+    pictures = proof.locator(".redrawn img")
+    assert pictures.count() == 4
+    boxes = [pictures.nth(n).bounding_box() for n in range(4)]
+    assert len({(box["width"], box["height"], box["y"]) for box in boxes if box}) == 1
+    # Every bar begins at the same zero and the top removal's is the longest.
+    fills = proof.locator("tbody .fill").evaluate_all("e => e.map(r => [r.x.baseVal.value, r.width.baseVal.value])")
+    assert len({x for x, _ in fills}) == 1
+    assert max(range(len(fills)), key=lambda n: fills[n][1]) == 0
+    assert frame.locator("#picture-2 .proof").count() == 0
 
 
 def test_small_pictures_are_enlarged_with_their_pixels_kept(framed: Callable[..., Framed]) -> None:

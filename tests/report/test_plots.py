@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsee.report.plots import Axis, rank_curve, score_axis, score_bar
+from unsee.report.plots import Axis, rank_curve, rise_axis, rise_bar, score_axis, score_bar
 
 
 def test_a_bar_runs_from_zero_to_its_score(build: Any) -> None:
@@ -61,6 +62,29 @@ def test_everything_lies_on_the_axis(build: Any, data: st.DataObject) -> None:
     assert 0 <= curve.band_top <= curve.band_top + curve.band_height <= 100.01
     assert curve.signal.count("M") + curve.noise.count("M") == curve.ranks == len(scores)
     assert curve.signal.count("M") == min(ranking.signal_end, curve.ranks)
+
+
+@given(data=st.data())
+def test_all_rises_lie_on_one_axis(build: Any, data: st.DataObject) -> None:
+    number, error = st.floats(-1e3, 1e3), st.floats(0, 10)
+
+    def removal(control: int | None) -> Any:
+        return build.removal(control, delta_l=data.draw(number), standard_error=data.draw(error))
+
+    random = tuple(removal(control) for control in range(1, data.draw(st.integers(1, 4)) + 1))
+    [other] = build.proof().control_queries
+    others = (replace(other, delta_l=data.draw(number), standard_error=data.draw(error)),)
+    proof = build.proof(1, top=removal(None), random=random, control_queries=others)
+    axis = rise_axis(proof)
+    bands = set()
+    for rise in (proof.top, *random, *others):
+        bar = rise_bar(axis, proof, rise.delta_l, rise.standard_error)
+        assert 0 <= bar.start <= bar.end <= 100
+        assert 0 <= bar.low <= bar.high <= 100
+        assert bar.zero in (bar.start, bar.end)
+        bands.add((bar.band_start, bar.band_end))
+    values = [removal.delta_l for removal in random]
+    assert bands == {(axis.at(min(values)), axis.at(max(values)))}
 
 
 def test_the_curve_shows_as_much_as_tells_where_the_signal_ends(build: Any) -> None:

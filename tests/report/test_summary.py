@@ -48,6 +48,22 @@ def test_a_fixed_step_size_and_an_empty_audit_are_valid(build: Any, validator: D
     validator.validate(summarise(content))
 
 
+def test_a_proof_is_told_in_full(build: Any, validator: Draft202012Validator) -> None:
+    proof = build.proof(removed=50, top=build.removal(None, similarity=None))
+    summary = summarise(build.content(build.query(proof=proof), build.query("tiger")))
+    validator.validate(summary)
+    told = summary["queries"][0]["proof"]
+    assert told["removed"] == list(proof.removed)
+    assert len(told["removed"]) == 50
+    assert told["confirmed"] is True
+    assert told["top"]["delta_l"] == proof.top.delta_l
+    assert told["top"]["similarity"] is None
+    assert told["top"]["picture_sha256"] == hashlib.sha256(proof.top.picture).hexdigest()
+    assert [removal["control"] for removal in told["random"]] == [1, 2]
+    assert told["control_queries"] == [{"query": "tiger", "delta_l": 0.0021, "standard_error": 0.0004}]
+    assert summary["queries"][1]["proof"] is None
+
+
 def test_numbers_are_not_rounded_and_pictures_are_named_by_content(build: Any) -> None:
     record = build.record(1, score=0.020906712345678901)
     [query] = summarise(build.content(build.query(ranking=replace(build.ranking(1), top=(record,)))))["queries"]
@@ -83,7 +99,7 @@ def test_every_key_is_required_and_no_other_is_allowed(build: Any, validator: Dr
 @pytest.mark.parametrize(
     ("path", "junk"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 1),
         (("digests", "scores"), "not a digest"),
         (("queries", 0, "status"), "fine"),
         (("queries", 0, "ranking"), None),
@@ -94,6 +110,13 @@ def test_every_key_is_required_and_no_other_is_allowed(build: Any, validator: Dr
         (("queries", 0, "ranking", "top"), []),
         (("queries", 0, "ranking", "signal_end"), -1),
         (("queries", 0, "origin", "kind"), "found"),
+        (("queries", 0, "proof", "removed"), []),
+        (("queries", 0, "proof", "random"), []),
+        (("queries", 0, "proof", "chance"), 1.5),
+        (("queries", 0, "proof", "top", "mse"), -0.1),
+        (("queries", 0, "proof", "top", "similarity"), "alike"),
+        (("queries", 0, "proof", "random", 0, "control"), 0),
+        (("queries", 2, "proof"), {}),
         (("method", "compat"), "other"),
         (("data", "records"), 0),
     ],

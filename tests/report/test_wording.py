@@ -100,3 +100,22 @@ def test_the_verdict_is_signal_noise_or_failure(build: Any) -> None:
     assert (noise.kind, noise.headline) == ("none", "Indistinguishable from noise.")
     failed = wording.verdict(build.failed(failure="the gradient is not finite."), method)
     assert (failed.kind, failed.detail) == ("failed", "the gradient is not finite.")
+
+
+@pytest.mark.parametrize(
+    ("chance", "text"),
+    [(1 / 3, "in 1 of 3 cases"), (2 / 3, "in 2 of 3 cases"), (1.0, "in every case"), (0.05, "in 1 of 20 cases")],
+)
+def test_a_chance_is_told_in_cases(chance: float, text: str) -> None:
+    assert wording.in_tries(chance) == text
+
+
+def test_what_retraining_showed_in_a_glance(build: Any) -> None:
+    proof, scale = build.proof(), Scale(-3, 1)
+    good = wording.proof_verdict(proof, scale)
+    assert (good.kind, good.headline) == ("signal", "Retraining confirms the ranking.")
+    assert good.detail.endswith("rises by 26.4 × 10⁻³; without 16 random records, by 1.5 × 10⁻³ (mean of 2 removals).")
+    bad = wording.proof_verdict(build.proof(excess=0.0017), scale)
+    assert (bad.kind, bad.headline) == ("none", "Retraining does not confirm the ranking.")
+    one = wording.proof_verdict(build.proof(random=(build.removal(1),)), scale)
+    assert one.detail.endswith("without 16 random records, by 1.0 × 10⁻³.")

@@ -12,6 +12,7 @@ import pytest
 
 from tiny import RESOLUTION, write_training_set
 from unsee import artifacts
+from unsee.attribution import fisher_artifact
 from unsee.attribution.fisher_artifact import Fisher
 from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Scores
@@ -22,6 +23,7 @@ from unsee.params import Params, load_params
 from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION
 from unsee.steps.registry import STEPS
 
+FISHER = (fisher_artifact.KIND, fisher_artifact.SCHEMA_VERSION)
 OVERRIDES = {
     "data.source": "digits",
     "data.resolution": RESOLUTION,
@@ -112,10 +114,29 @@ def test_a_missing_double_or_foreign_part_is_told(whole_and_parts: tuple[Path, P
         Fisher.load(folder)
     shutil.rmtree(folder / "00002")
     shutil.copytree(whole_and_parts[1] / "estimate_fisher" / "00002", folder / "00002")
-    header = artifacts.read_header(folder / "00002", "Fisher", 1)
-    artifacts.seal(folder / "00002", "Fisher", 1, {**header.meta, "model": "another"})
+    header = artifacts.read_header(folder / "00002", *FISHER)
+    artifacts.seal(folder / "00002", *FISHER, {**header.meta, "model": "another"})
     with pytest.raises(ArtifactError, match="not made from the same"):
         Fisher.load(folder)
+
+
+def test_parts_made_with_other_params_are_not_merged(
+    pipeline_folder: Path, whole_and_parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    parts, work = whole_and_parts[1], tmp_path / "work"
+    shutil.copytree(parts, work)
+    for name, other in (("estimate_fisher", {"fisher.draws": 5}), ("unlearn", {"unlearn.damping": 0.5})):
+        overrides = {**OVERRIDES, "model.path": str(pipeline_folder), "run.cache": str(parts / "cache"), **other}
+        params = load_params(None, overrides)
+        count = len(artifacts.parts_below(work / name))
+        mine = params.model_copy(update={"run": params.run.model_copy(update={"part": [0, count]})})
+        run(work, name, mine, tmp_path / name)
+        shutil.rmtree(work / name / "00000")
+        shutil.copytree(tmp_path / name, work / name / "00000")
+        load = Fisher.load if name == "estimate_fisher" else UnlearnedWeights.load
+        with pytest.raises(ArtifactError, match="not made from the same"):
+            load(work / name)
+        shutil.copytree(parts / name / "00000", work / name / "00000", dirs_exist_ok=True)
 
 
 def test_a_part_alone_is_not_the_whole(whole_and_parts: tuple[Path, Path]) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from small_audit import EVERY_STEP
 from tiny import RESOLUTION, write_pipeline, write_training_set
 from unsee import artifacts
 from unsee.attribution.fisher_artifact import Fisher
@@ -39,7 +41,7 @@ from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION
 from unsee.steps.registry import STEPS
 from unsee.steps.runner import run_step
 
-AFTER_TRAINING = ("encode", "cache_baseline", "estimate_fisher", "make_queries", "unlearn", "score", "report")
+AFTER_TRAINING = tuple(EVERY_STEP[2:])
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_the_same_audit_twice_gives_the_same_digests(audit) -> None:
     one, two = audit("one"), audit("two")
     for name in AFTER_TRAINING:
         kind = STEPS[name].kind
-        digests = {artifacts.read_header(work / name, kind, 1).digest for work in (one, two)}
+        digests = {artifacts.read_header(work / name, kind, STEPS[name].schema_version).digest for work in (one, two)}
         assert len(digests) == 1, name
 
 
@@ -208,14 +210,47 @@ def test_a_query_with_a_non_finite_gradient_fails_alone(audit, overrides, tmp_pa
     latents = load_file(queries / artifacts.LATENTS)["latents"]
     latents[0] = math.nan
     save_file({"latents": latents}, queries / artifacts.LATENTS)
-    header = artifacts.read_header(work / "train_reference", MODEL_KIND, MODEL_SCHEMA_VERSION)
-    artifacts.seal(queries, "QuerySet", 1, {"model": header.meta["model"]})
-    run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "c")}), "unlearn", "score", "report")
+    meta = json.loads((queries / artifacts.HEADER).read_text())["meta"]
+    artifacts.seal(queries, "QuerySet", 1, meta)
+    run(work, load_params(None, {**overrides, "run.cache": str(tmp_path / "c")}), *AFTER_TRAINING[4:])
     first, second = json.loads((work / "report" / artifacts.REPORT_JSON).read_text())["queries"]
     assert first["status"] == "failed"
     assert "gradient of the query's loss is not finite" in first["failure"]
     assert second["status"] != "failed"
     assert list(all_scores(work)) == [QuerySet.load(queries).queries[1].query]
+
+
+def test_the_report_refuses_what_was_not_made_from_or_with_the_same(audit, overrides, tmp_path: Path) -> None:
+    work = audit("mixed")
+    cached = {**overrides, "run.cache": str(tmp_path / "c")}
+    for key, value, step in (("unlearn.damping", 0.9, "unlearn"), ("fisher.draws", 3, "estimate_fisher")):
+        with pytest.raises(ArtifactError, match=rf"made_with.*Run the step {step} again"):
+            run(work, load_params(None, {**cached, key: value}), "report")
+    other = load_params(None, {**cached, "queries.prompts": ["the digit 8"]})
+    run(work, other, "make_queries")
+    with pytest.raises(ArtifactError, match=r"queries.*Run the step unlearn again"):
+        run(work, other, "report")
+
+
+SECRET = "hush-hush"
+
+
+def test_the_report_tells_no_secret_and_not_where_it_ran(audit, tmp_path: Path) -> None:
+    work = audit(
+        "discreet",
+        tracking__uri=f"sqlite:///{tmp_path}/{SECRET}.db",
+        store__endpoint=f"http://key:{SECRET}@127.0.0.1:9",
+        store__ca_bundle=f"/etc/{SECRET}.pem",
+        cluster__image=f"registry.example/{SECRET}",
+        run__cache=str(tmp_path / SECRET),
+    )
+    files = [path for path in (work / "report").iterdir() if path.suffix != ".part"]
+    assert {path.name for path in files} >= {"report.html", "report.json", "audit-params.yaml"}
+    for path in files:
+        assert SECRET not in path.read_text(), path.name
+    again = yaml.safe_load((work / "report" / "audit-params.yaml").read_text())
+    assert load_params(work / "report" / "audit-params.yaml").unlearn.samples == 16
+    assert not {"tracking", "store", "cluster"} & set(again)
 
 
 def test_given_pictures_are_audited_and_an_unreadable_one_fails_alone(audit, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def fisher_draws(
         by_record.setdefault(entry.record, []).append(entry)
     chosen = []
     for record in records:
-        entries = by_record[record]
+        # By key, as the cache knows them: the order of a record's captions means nothing.
+        entries = sorted(by_record[record], key=lambda entry: entry.key)
         timesteps = stratified_timesteps(PURPOSE, seed, record, draws, train_timesteps)
         picks = (uniforms(f"{PURPOSE}-entry", seed, record, draws) * len(entries)).astype(int)
         chosen += [(entries[pick], int(t), draw) for draw, (t, pick) in enumerate(zip(timesteps, picks, strict=True))]
@@ -194,10 +195,10 @@ def _squared_one_by_one(model: TextToImageModel, weights: Weights, samples: Samp
 def damped_inverse(fisher: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
     """1 / (F + damping * mean(F) of the parameter), float64; with `damping` 0, plain 1 / F, which may be infinite.
 
-    With damping, a parameter whose Fisher is zero throughout is dead and stays where it is (its inverse is 0).
+    With damping, a parameter whose Fisher is zero throughout is dead and stays where it is: its inverse is 0.
     """
     inverse = {}
     for name, values in fisher.items():
         damped = values + damping * values.mean()
-        inverse[name] = torch.where(damped > 0, 1 / damped, 0.0) if damping > 0 else 1 / damped
+        inverse[name] = torch.where(damped == 0, 0.0, 1 / damped) if damping > 0 else 1 / damped
     return inverse

@@ -15,7 +15,7 @@ from unsee.attribution.fisher import FisherSums, merge
 from unsee.versions import ENCODING_VERSION, FISHER_VERSION, NOISE_VERSION
 
 KIND = "Fisher"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUFFIX = ".safetensors"
 _COUNT = "count"
 
@@ -27,14 +27,13 @@ class Fisher:
         self.folder = folder
         self.digest = parts.digest
         self.meta = parts.meta
-        self.records = sum(int(meta["records"]) for meta in parts.metas)
+        self.records = sum(int(meta["counts"]["records"]) for meta in parts.metas)
         self.sums = merge([_from_tensors(load_file(path / artifacts.FISHER)) for path in parts.folders])
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> Fisher:
         """Open a Fisher, or its parts; `ArtifactError` where one is missing, corrupt or of another version."""
-        own = ("records", "count")
-        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify, own=own))
+        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify))
 
 
 def write_fisher(part: Path, sums: FisherSums) -> None:

@@ -16,7 +16,7 @@ from unsee.attribution.scoring import RecordScores, ranks
 from unsee.attribution.significance import significance
 
 KIND = "Scores"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SUMMARY_SCHEMA = pa.schema(
     [
@@ -77,14 +77,14 @@ class Scores:
         rows = [[ScoreSummary(**row) for row in table.to_pylist()] for table in tables]
         self.summaries = {summary.query: summary for summary in rows[0]}
         if len(rows) > 1:
-            entries = [int(meta["entries"]) for meta in parts.metas]
+            entries = [int(meta["counts"]["entries"]) for meta in parts.metas]
             for summaries in zip(*rows, strict=True):
                 self.summaries[summaries[0].query] = self._merge(summaries, entries)
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> Scores:
         """Open scores, or their parts; `ArtifactError` where one is missing, corrupt or of another version."""
-        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify, own=("entries",)))
+        return cls(folder, artifacts.read_parts(folder, KIND, SCHEMA_VERSION, verify=verify))
 
     def ranking(self, query: str) -> Ranking:
         """The full ranking of a query that did not fail, best first."""

@@ -145,6 +145,18 @@ class MlflowRuns:
 
         return self._call(f"reopen run {run_id}", run_id, call)
 
+    def find_tagged(self, experiment_id: str | None, tag: str, value: str | None) -> RunHandle | None:
+        """The first run of an experiment whose tag has that value, if there is one."""
+
+        def call(client: MlflowClient, experiment: str) -> RunHandle | None:
+            quoted = str(value).replace("'", "")
+            found = client.search_runs(
+                [experiment], f"tags.`{tag}` = '{quoted}'", max_results=1, order_by=["attributes.start_time ASC"]
+            )
+            return _handle(found[0]) if found else None
+
+        return None if value is None else self._call(f"find the run of {value}", experiment_id, call)
+
     def end(self, run: RunHandle | None, status: str) -> None:
         """Set a final status: FINISHED, FAILED or KILLED."""
         self._call("end a run", _id(run), lambda client, run_id: client.set_terminated(run_id, status))

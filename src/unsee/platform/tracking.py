@@ -32,6 +32,10 @@ _log = logging.getLogger(__name__)
 STATE = Path(".state") / "tracking.json"
 """Below the work folder: which run the audit has, for steps that are run one by one."""
 
+SHARED_RUN = "UNSEE_AUDIT"
+"""Environment variable that names the run which the tasks of one workflow share (Kubeflow's run id, on a cluster)."""
+_SHARED_TAG = "unsee.audit"
+
 REPORT_KIND = "Report"
 SMALL_BYTES = 5 * 2**20
 """Files up to this size are uploaded; of larger ones the uploaded header tells size and sha256."""
@@ -69,6 +73,44 @@ class Tracker:
             tracker._start(resume=resume)
             with _ending(lambda status, _: tracker._end(status)):
                 yield tracker
+
+    @classmethod
+    @contextlib.contextmanager
+    def join(cls, params: Params, work: Path, *, first: bool = False) -> Iterator[Tracker]:
+        """Log to the run that the tasks of one workflow share, as one of them.
+
+        The run is the one that MLFLOW_RUN_ID names (Kubeflow's MLflow plugin sets it), else the one tagged with what
+        UNSEE_AUDIT names, which is made if need be. The last task ends it, see `finish_shared`.
+
+        Args:
+            params: what this task knows of them.
+            work: folder for what has to be kept between tasks on one machine.
+            first: whether this is the task that knows all params, and logs them.
+        """
+        tracker = cls(params, work)
+        # Tasks share no folder: without a server there is no place for their run.
+        if not params.tracking.enabled or tracker._own_store:
+            yield tracker
+            return
+        with client_environment():
+            tracker._start_shared(log_params=first)
+            try:
+                yield tracker
+            finally:
+                tracker._tell_problems()
+
+    @classmethod
+    def finish_shared(cls, params: Params, work: Path, status: str, tags: Mapping[str, str]) -> str | None:
+        """End the run that the tasks of one workflow share; returns the address of its page.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            tags: what there is to say about the outcome.
+        """
+        with cls.join(params, work) as tracker:
+            tracker._runs.tags(tracker._audit, tags)
+            tracker._runs.end(tracker._audit, status)
+            return tracker.run_url
 
     @property
     def problems(self) -> list[str]:
@@ -146,6 +188,21 @@ class Tracker:
         if self._audit is not None and not self._adopted:
             self._runs.guard("note the run's id", self._remember)
 
+    def _start_shared(self, *, log_params: bool) -> None:
+        shared = os.environ.get(SHARED_RUN)
+        self._runs.connect()
+        self._adopted = True
+        self._audit = self._runs.find(os.environ.pop("MLFLOW_RUN_ID", None))
+        if self._audit is None:
+            experiment = self._runs.experiment(self._experiment_name(), None)
+            self._audit = self._runs.find_tagged(experiment, _SHARED_TAG, shared)
+            if self._audit is None:
+                tags = {} if shared is None else {_SHARED_TAG: shared}
+                self._audit = self._runs.create(experiment, f"audit {shared or self._work.name}", tags)
+        if log_params:
+            self._runs.params(self._audit, flattened(self._params.model_dump(mode="json")))
+            self._runs.tags(self._audit, {"unsee.version": __version__})
+
     def _start_step(
         self, name: str, input_digests: Mapping[str, str], params: Mapping[str, Any], skipped: bool
     ) -> RunHandle | None:
@@ -188,6 +245,9 @@ class Tracker:
         if self._audit is not None:
             pages = self.run_url or f"mlflow ui --backend-store-uri {self._runs.shown_uri}"
             _log.info("tracked as MLflow run %s: %s", self._audit.run_id, pages)
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
         if self.problems:
             more = "; ..." if len(self.problems) > _PROBLEMS_SHOWN else ""
             shown = "; ".join(self.problems[:_PROBLEMS_SHOWN])

@@ -22,10 +22,10 @@ from unsee.steps.common import (
     flips,
     loss_grid,
     moved_weights,
-    part_meta,
     part_of,
     parts_in_all,
 )
+from unsee.steps.registry import made_with
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
@@ -74,6 +74,6 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                 grid,
                 dtype=computed_in,
                 metrics={"mean_loss": float(losses.mean())} if len(entries) else {},
-                **part_meta(params),
+                **made_with("cache_baseline", params),
             )
         )

@@ -10,6 +10,7 @@ import torch
 from unsee import artifacts
 from unsee.attribution import fisher_artifact
 from unsee.attribution.fisher import FisherSums, fisher_draws, fisher_sums, merge
+from unsee.errors import InputError
 from unsee.params import Params
 from unsee.progress import Progress
 from unsee.records.sharding import split_records
@@ -21,10 +22,10 @@ from unsee.steps.common import (
     encoded_by,
     flips,
     moved_weights,
-    part_meta,
     part_of,
     parts_in_all,
 )
+from unsee.steps.registry import made_with
 
 _ENTRY = "sums"
 
@@ -66,6 +67,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                     batch_size=params.run.batch_size,
                     advance=progress.advance,
                 )
+                _require_finite(sums, inputs["train_reference"])
                 cache.write(place, _ENTRY, fisher_artifact.sums_to_bytes(sums), fisher_artifact.SUFFIX)
             else:
                 sums = fisher_artifact.sums_from_bytes(held)
@@ -76,10 +78,19 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             {
                 "model": model.digest,
                 "encoded_set": encoded.digest,
-                "records": len(mine),
-                "count": total.count,
+                "counts": {"records": len(mine), "draws": total.count},
                 "moved_weights": sum(values.numel() for values in total.sums.values()),
                 "preset": params.weights.preset if params.weights.patterns is None else params.weights.patterns,
-                **part_meta(params),
+                **made_with("estimate_fisher", params),
             }
+        )
+
+
+def _require_finite(sums: FisherSums, model: Path) -> None:
+    bad = next((name for name, values in sums.sums.items() if not torch.isfinite(values).all()), None)
+    if bad is not None:
+        raise InputError(
+            f"gives a gradient that is not finite for {bad}.",
+            file=model,
+            remedy="Audit a model whose weights are finite; run.dtype=float32 has the widest range.",
         )

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unsee.artifacts import digest_of
 from unsee.params import Params
-from unsee.versions import ENCODING_VERSION, FISHER_VERSION, LOSS_VERSION, NOISE_VERSION, UNLEARN_VERSION
+from unsee.versions import (
+    ENCODING_VERSION,
+    FISHER_VERSION,
+    LOSS_VERSION,
+    NOISE_VERSION,
+    TRAINING_VERSION,
+    UNLEARN_VERSION,
+)
 
 StepFunction = Callable[[Mapping[str, Path], Params, Path], None]
 
@@ -53,12 +61,19 @@ _GRID = ("compat", "loss", "seed", "run.dtype")
 
 _IN_ORDER = (
     StepSpec("version_data", (), ("data",), "TrainingSet"),
-    StepSpec("train_reference", ("version_data",), ("model", "train", "seed"), "ReferenceModel"),
+    StepSpec(
+        "train_reference",
+        ("version_data",),
+        ("model", "train", "seed"),
+        "ReferenceModel",
+        versions=(TRAINING_VERSION,),
+    ),
     StepSpec(
         "encode",
         ("version_data", "train_reference"),
         ("compat", "loss.flips"),
         "EncodedSet",
+        version=2,
         versions=(ENCODING_VERSION,),
     ),
     StepSpec(
@@ -66,6 +81,7 @@ _IN_ORDER = (
         ("train_reference", "encode"),
         ("weights", *_GRID),
         "LossTable",
+        version=2,
         versions=(LOSS_VERSION, NOISE_VERSION),
     ),
     StepSpec(
@@ -73,14 +89,24 @@ _IN_ORDER = (
         ("train_reference", "encode"),
         ("fisher", "weights", "compat", "loss.flips", "seed", "run.dtype"),
         "Fisher",
+        schema_version=2,
+        version=2,
         versions=(FISHER_VERSION, NOISE_VERSION),
     ),
-    StepSpec("make_queries", ("train_reference",), ("queries", "data.max_megapixels"), "QuerySet"),
+    StepSpec(
+        "make_queries",
+        ("train_reference",),
+        ("queries", "data.max_megapixels"),
+        "QuerySet",
+        version=2,
+        versions=(ENCODING_VERSION,),
+    ),
     StepSpec(
         "unlearn",
         ("train_reference", "make_queries", "estimate_fisher"),
         ("compat", "unlearn", "weights", "seed", "run.dtype"),
         "UnlearnedWeights",
+        version=2,
         versions=(UNLEARN_VERSION, NOISE_VERSION),
     ),
     StepSpec(
@@ -88,6 +114,29 @@ _IN_ORDER = (
         ("train_reference", "encode", "cache_baseline", "unlearn"),
         ("report.false_discovery_rate", "weights", *_GRID),
         "Scores",
+        schema_version=2,
+        version=2,
+        versions=(LOSS_VERSION, NOISE_VERSION),
+    ),
+    StepSpec(
+        "retrain",
+        ("version_data", "train_reference", "make_queries", "score"),
+        (
+            "retrain.enabled",
+            "retrain.queries",
+            "retrain.removed",
+            "retrain.controls",
+            "retrain.nothing_removed",
+            "seed",
+        ),
+        "Retrained",
+        versions=(TRAINING_VERSION,),
+    ),
+    StepSpec(
+        "verify",
+        ("train_reference", "make_queries", "retrain"),
+        ("retrain.timesteps", "retrain.draws", "queries", "seed"),
+        "Counterfactual",
         versions=(LOSS_VERSION, NOISE_VERSION),
     ),
     StepSpec(
@@ -101,6 +150,7 @@ _IN_ORDER = (
             "make_queries",
             "unlearn",
             "score",
+            "verify",
         ),
         (
             "report",
@@ -113,6 +163,7 @@ _IN_ORDER = (
             "weights",
             "queries",
             "unlearn",
+            "retrain",
             "seed",
             "run.dtype",
         ),
@@ -134,3 +185,18 @@ def relevant(params: Params, keys: tuple[str, ...]) -> dict[str, Any]:
             value = value[part]
         found[key] = value
     return found
+
+
+def made_with(step: str, params: Params) -> dict[str, Any]:
+    """What an artifact's header says about its making: a digest of the params it depends on, and which part it is.
+
+    Parts made with other params are not merged, and the report does not speak of params that something was not made
+    with.
+    """
+    meta: dict[str, Any] = {"made_with": made_with_digest(step, params)}
+    return meta if params.run.part is None else {**meta, "part": list(params.run.part)}
+
+
+def made_with_digest(step: str, params: Params) -> str:
+    """Digest of the params that a step's result depends on; their values may be nobody else's business."""
+    return digest_of(relevant(params, STEPS[step].params))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -17,6 +18,7 @@ from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Ranking, Scores, ScoreSummary
 from unsee.attribution.significance import group_shares
 from unsee.attribution.unlearned_weights import UnlearnedWeights, Unlearning
+from unsee.evaluation.counterfactual_artifact import Counterfactual, Removal
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import select_weights
@@ -42,30 +44,52 @@ from unsee.report.content import (
     TopRecord,
 )
 from unsee.report.page import render_html
+from unsee.report.proof import REMOVED_SHOWN, ControlQuery, ProofFacts, RemovalFacts, RemovedRecord
 from unsee.report.summary import summarise
-from unsee.steps.common import Inputs, audited_folder, audited_model, flips, loss_grid
+from unsee.steps.common import Inputs, audited_folder, audited_model, flips, loss_grid, require_same
+from unsee.steps.registry import STEPS, made_with_digest, relevant
 
 KIND = "Report"
 SCHEMA_VERSION = 1
-PARAMS_FILE = "params.yaml"
+PARAMS_FILE = "audit-params.yaml"
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
     """Write `report.html`, `report.json` and the params to reproduce them with.
 
     Args:
-        inputs: every other step.
+        inputs: every other step; `verify` may be left out where nothing was retrained.
         params: all parameters.
         out: folder of the Report to write.
     """
     training_set = TrainingSet.load(inputs["version_data"])
+    encoded = EncodedSet.load(inputs["encode"], verify=False)
+    losses = LossTable.load(inputs["cache_baseline"], verify=False)
     queries = QuerySet.load(inputs["make_queries"])
     unlearned = UnlearnedWeights.load(inputs["unlearn"])
     scores = Scores.load(inputs["score"])
     fisher = Fisher.load(inputs["estimate_fisher"])
     model = audited_model(inputs, params)
+    retrained = Counterfactual.load(inputs["verify"]) if "verify" in inputs else None
+    made: dict[str, _Loaded] = {
+        "encode": encoded,
+        "cache_baseline": losses,
+        "estimate_fisher": fisher,
+        "make_queries": queries,
+        "unlearn": unlearned,
+        "score": scores,
+    }
+    _require_one_audit(made, model.digest, training_set.digest, params)
+    if retrained is not None:
+        _require_made_with("verify", retrained, params)
+    if retrained is not None and retrained.proofs:
+        require_same("verify", retrained.meta["queries"], queries.digest, retrained.folder, "queries")
     steps = {row.query: row for row in unlearned.queries}
-    reports = tuple(_query(query, steps[query.query], scores, training_set, params) for query in queries.queries)
+    proofs = {} if retrained is None else _proofs(retrained, queries, training_set)
+    reports = tuple(
+        _query(query, steps[query.query], scores, training_set, params, proofs.get(query.query))
+        for query in queries.queries
+    )
     shown = _shown(params)
     content = ReportContent(
         title=params.report.title,
@@ -76,12 +100,13 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         digests={
             "TrainingSet": training_set.digest,
             "model": model.digest,
-            "EncodedSet": EncodedSet.load(inputs["encode"], verify=False).digest,
-            "LossTable": LossTable.load(inputs["cache_baseline"], verify=False).digest,
+            "EncodedSet": encoded.digest,
+            "LossTable": losses.digest,
             "Fisher": fisher.digest,
             "QuerySet": queries.digest,
             "UnlearnedWeights": unlearned.digest,
             "Scores": scores.digest,
+            **_proof_digests(retrained),
             "params": artifacts.digest_of(shown),
         },
         code=CodeFacts(unsee.__version__, commit()),
@@ -94,6 +119,40 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         artifacts.write_json(part / artifacts.REPORT_JSON, summarise(content))
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
         (part / PARAMS_FILE).write_text(text, encoding="utf-8")
+
+
+class _Loaded(Protocol):
+    folder: Path
+    digest: str
+    meta: Mapping[str, Any]
+
+
+_FROM = {
+    "encode": {"training_set": "version_data", "model": "train_reference"},
+    "cache_baseline": {"encoded_set": "encode", "model": "train_reference"},
+    "estimate_fisher": {"encoded_set": "encode", "model": "train_reference"},
+    "make_queries": {"model": "train_reference"},
+    "unlearn": {"queries": "make_queries", "fisher": "estimate_fisher", "model": "train_reference"},
+    "score": {"unlearned": "unlearn", "baseline": "cache_baseline", "model": "train_reference"},
+}
+"""Which key of an artifact's metadata holds the digest of what it was made from."""
+
+
+def _require_one_audit(made: Mapping[str, _Loaded], model: str, training_set: str, params: Params) -> None:
+    """Check that every artifact was made from the others, and with the params that the report will state.
+
+    Raises:
+        ArtifactError: naming the step to run again.
+    """
+    digests = {"version_data": training_set, "train_reference": model, **{n: one.digest for n, one in made.items()}}
+    for name, one in made.items():
+        for key, source in _FROM[name].items():
+            require_same(name, one.meta.get(key), digests[source], one.folder, key)
+        _require_made_with(name, one, params)
+
+
+def _require_made_with(name: str, one: _Loaded, params: Params) -> None:
+    require_same(name, one.meta.get("made_with"), made_with_digest(name, params), one.folder, "made_with")
 
 
 def outside(_params: Params) -> dict[str, Any]:
@@ -123,9 +182,14 @@ def commit() -> str | None:
 
 
 def _shown(params: Params) -> dict[str, Any]:
-    # Where it ran and where it was tracked change no result, and a tracking address may hold a password.
-    hidden = {"tracking": True, "run": {"cache", "shards", "device", "batch_size"}}
-    shown = params.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
+    # Only what the result depends on: where it ran is nobody's business, and addresses may hold passwords.
+    shown: dict[str, Any] = {}
+    for key, value in relevant(params, STEPS["report"].params).items():
+        section, _, rest = key.partition(".")
+        if rest:
+            shown.setdefault(section, {})[rest] = value
+        else:
+            shown[section] = value
     if shown["data"]["repo"] is not None:
         shown["data"]["repo"] = without_credentials(shown["data"]["repo"])
     return shown
@@ -133,12 +197,12 @@ def _shown(params: Params) -> dict[str, Any]:
 
 def _reproduce() -> tuple[str, ...]:
     head = commit()
-    install = (
-        f"pip install unsee=={unsee.__version__}"
-        if head is None
-        else f"git checkout {head.split(',')[0]} && make install"
-    )
-    return (install, f"unsee audit --params {PARAMS_FILE} --out audit")
+    audit = f"audit --params FOLDER-OF-THIS-REPORT/{PARAMS_FILE} --out audit-again"
+    if head is None:
+        return (f"pip install unsee=={unsee.__version__}", f"unsee {audit}")
+    clean, _, changes = head.partition(",")
+    lost = (f"# the code had changes of its own beside {clean[:12]}: it may come to something else",) if changes else ()
+    return (*lost, f"git checkout {clean} && make install", f".venv/bin/unsee {audit}")
 
 
 def _notes(training_set: TrainingSet, reports: tuple[QueryReport, ...]) -> tuple[str, ...]:
@@ -153,6 +217,13 @@ def _notes(training_set: TrainingSet, reports: tuple[QueryReport, ...]) -> tuple
         notes.append(
             f"For {len(short)} of {len(reports)} queries no step raised the loss as far as wanted; their rankings rest "
             "on the largest rise that was found."
+        )
+    proofs = [r.proof for r in reports if r.proof is not None]
+    if any(not removal.same_machine for proof in proofs for removal in (proof.top, *proof.random)):
+        notes.append(
+            "Models were retrained on another kind of machine than the one they are measured against: the two round "
+            "differently, and that is part of how much their losses differ. With retrain.nothing_removed the "
+            "comparison is made on one kind."
         )
     return tuple(notes)
 
@@ -206,8 +277,72 @@ def _method(model: DiffusersModel, params: Params) -> MethodFacts:
     )
 
 
+def _proof_digests(retrained: Counterfactual | None) -> dict[str, str]:
+    if retrained is None or not retrained.proofs:
+        return {}
+    return {"Retrained": str(retrained.meta["retrained"]), "Counterfactual": retrained.digest}
+
+
+def _proofs(found: Counterfactual, queries: QuerySet, training_set: TrainingSet) -> dict[str, ProofFacts]:
+    """What retraining showed, by query."""
+    effects = {(effect.removal, effect.query): effect for effect in found.effects}
+    drawings = {(drawing.removal, drawing.query): drawing for drawing in found.drawings}
+    prompts = {query.query: query.prompt for query in queries.queries}
+    random = [removal for removal in found.removals if removal.kind == "random"]
+
+    def seen_on(query: str, removal: Removal) -> RemovalFacts:
+        effect, drawing = effects[removal.number, query], drawings[removal.number, query]
+        return RemovalFacts(
+            control=removal.control,
+            delta_l=effect.delta_l,
+            standard_error=effect.standard_error,
+            loss_before=effect.loss_before,
+            loss_after=effect.loss_after,
+            picture=found.png(drawing),
+            mse=float(drawing.mse or 0.0),
+            similarity=drawing.similarity,
+            same_machine=removal.same_machine,
+        )
+
+    proofs = {}
+    for top in found.removals:
+        if top.kind != "top" or top.query is None:
+            continue
+        proof, shown = found.proofs[top.query], top.removed[:REMOVED_SHOWN]
+        pictures = training_set.pictures(shown)
+        records = [training_set.records[training_set.index[name]] for name in shown]
+        proofs[top.query] = ProofFacts(
+            removed=top.removed,
+            shown=tuple(RemovedRecord(r.record, pictures[r.record], r.captions[0]) for r in records),
+            before=found.png(drawings[None, top.query]),
+            seed=proof.seed,
+            guidance=proof.guidance,
+            steps=proof.steps,
+            timesteps=len(found.timesteps),
+            draws=found.draws,
+            top=seen_on(top.query, top),
+            random=tuple(seen_on(top.query, removal) for removal in random),
+            excess=proof.excess,
+            excess_standard_error=proof.excess_standard_error,
+            chance=proof.chance,
+            control_queries=tuple(
+                ControlQuery(
+                    query, prompts[query], effects[top.number, query].delta_l, effects[top.number, query].standard_error
+                )
+                for query in found.queries
+                if query != top.query
+            ),
+        )
+    return proofs
+
+
 def _query(
-    query: Query, unlearning: Unlearning, scores: Scores, training_set: TrainingSet, params: Params
+    query: Query,
+    unlearning: Unlearning,
+    scores: Scores,
+    training_set: TrainingSet,
+    params: Params,
+    proof: ProofFacts | None,
 ) -> QueryReport:
     summary = scores.summaries[query.query]
     origin: Generated | Given | None = None
@@ -226,6 +361,7 @@ def _query(
         failure=summary.failure,
         step=_step(unlearning, params),
         ranking=ranking,
+        proof=proof if summary.failure is None else None,
     )
 
 

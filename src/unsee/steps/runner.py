@@ -86,6 +86,12 @@ def run_step(name: str, params: Params, work: Path, *, tracker: Tracker, force: 
     spec = STEPS.get(name)
     if spec is None:
         raise InputError(f"there is no step '{name}'.", remedy=f"Steps are {', '.join(STEPS)}.")
+    if params.run.part is not None:
+        raise InputError(
+            "is for the tasks of a workflow, which keep the parts apart.",
+            field="run.part",
+            remedy="Leave it out: the whole step is done, and finished units of it are found.",
+        )
     out = work / name
     inputs = {upstream: work / upstream for upstream in spec.inputs}
     digests = {upstream: _header(STEPS[upstream], folder).digest for upstream, folder in inputs.items()}

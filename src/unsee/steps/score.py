@@ -27,11 +27,11 @@ from unsee.steps.common import (
     flips,
     loss_grid,
     moved_weights,
-    part_meta,
     part_of,
     parts_in_all,
     require_same,
 )
+from unsee.steps.registry import made_with
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
@@ -64,8 +64,8 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         "baseline": table.digest,
         "unlearned": unlearned.digest,
         "false_discovery_rate": params.report.false_discovery_rate,
-        "entries": len(entries),
-        **part_meta(params),
+        "counts": {"entries": len(entries)},
+        **made_with("score", params),
     }
     with (
         artifacts.writing(out, scores.KIND, scores.SCHEMA_VERSION, meta) as part,

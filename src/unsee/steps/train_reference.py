@@ -32,11 +32,12 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         meta: dict[str, Any] = {"external": str(folder.resolve()), "model": model_digest(folder)}
         with artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta):
             return
+    from unsee.retraining.paired import training_facts
     from unsee.retraining.reference import train_reference
 
     training_set = TrainingSet.load(inputs["version_data"])
     work = out.with_name(out.name + ".work")
-    meta = {"training_set": training_set.digest}
+    meta = {"training_set": training_set.digest, "training": training_facts(params)}
     with artifacts.disk_errors(out), artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta) as part:
         pipeline = part / artifacts.PIPELINE
         curves = train_reference(training_set, params, work, pipeline)

@@ -25,7 +25,8 @@ from unsee.models.weights import Weights
 from unsee.params import Params
 from unsee.progress import Progress
 from unsee.records.query_set import Query, QuerySet
-from unsee.steps.common import Inputs, audited_model, content_cache, moved_weights, part_meta, require_same
+from unsee.steps.common import Inputs, audited_model, content_cache, moved_weights, require_same
+from unsee.steps.registry import made_with
 from unsee.versions import ENCODING_VERSION, NOISE_VERSION, UNLEARN_VERSION
 
 _ENTRY = "step"
@@ -66,7 +67,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         "fisher": fisher.digest,
         "queries": queries.digest,
         "weights": sorted(weights),
-        **part_meta(params),
+        **made_with("unlearn", params),
     }
     with (
         artifacts.writing(out, unlearned_weights.KIND, unlearned_weights.SCHEMA_VERSION, meta) as part,

@@ -1,0 +1,1 @@
+"""The Kubeflow pipelines, and what they compile to."""

@@ -1,0 +1,115 @@
+"""The whole pipeline under Kubeflow's local runner, retraining included, comes to the report of `dvc repro`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from small_audit import SMALL
+from unsee.report.comparison import Comparison, compare, read_report
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("kfp_program.py")
+RETRAIN = {"enabled": True, "removed": 8.0, "controls": 1, "timesteps": 4, "draws": 2}
+PROMPTS = SMALL["queries"]["prompts"]
+TOLERANCE = 1e-5
+pytestmark = pytest.mark.slow
+
+
+def environment(tmp: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    places = {"PYTHONPATH": str(ROOT), "UNSEE_CACHE": str(tmp / "cache")}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **places, **more}
+
+
+def parameters() -> dict[str, Any]:
+    """The pipeline's, for the small audit."""
+    sections = {**SMALL, "retrain": RETRAIN, "run": {"device": "cpu", "batch_size": 64}}
+    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    own = {"data.source", "queries.prompts", "retrain.enabled"}
+    overrides = {key: value for key, value in flat.items() if key not in own}
+    return {
+        "data_source": "digits",
+        "queries_prompts": PROMPTS,
+        "retrain_enabled": True,
+        "run_shards": 2,
+        "overrides": overrides,
+    }
+
+
+def run_pipeline(tmp: Path, *arguments: str, given: dict[str, Any] | None = None, code: int = 0, **more: str) -> str:
+    """Run the program; returns what it wrote."""
+    path = tmp / "parameters.json"
+    path.write_text(json.dumps(given or parameters()))
+    command = [sys.executable, str(PROGRAM), str(path), str(tmp / "kfp"), *arguments]
+    done = subprocess.run(
+        command, cwd=tmp, env=environment(tmp, **more), capture_output=True, text=True, check=False, timeout=1500
+    )
+    assert done.returncode == code, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+def report_of(tmp: Path) -> dict[str, Any]:
+    """The report that the pipeline wrote."""
+    (path,) = (tmp / "kfp" / "out").glob("*/report*/report/report.json")
+    return read_report(path)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of `dvc repro` with the same params."""
+    tmp = tmp_path_factory.mktemp("dvc")
+    subprocess.run(["git", "init", "-q"], cwd=tmp, check=True)
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "-q"], cwd=tmp, check=True)
+    (tmp / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    given = {**SMALL, "retrain": RETRAIN, "run": {"device": "cpu", "batch_size": 64}}
+    whole = yaml.safe_load((ROOT / "params.yaml").read_text())
+    (tmp / "params.yaml").write_text(
+        yaml.safe_dump({k: {**v, **given.get(k, {})} if isinstance(v, dict) else v for k, v in whole.items()})
+    )
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*dvc, "repro", "-q"], cwd=tmp, env=environment(tmp, **path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read_report(tmp / "audit" / "report" / "report.json")
+
+
+def agree(one: dict[str, Any], other: dict[str, Any]) -> Comparison:
+    found = compare(one, other, TOLERANCE)
+    assert found.differences == []
+    assert found.compared > 100
+    assert one["digests"]["TrainingSet"] == other["digests"]["TrainingSet"]
+    return found
+
+
+def test_the_pipeline_comes_to_the_report_of_dvc_repro(reproduced: dict[str, Any], tmp_path: Path) -> None:
+    told = run_pipeline(tmp_path)
+    report = report_of(tmp_path)
+    agree(reproduced, report)
+    proofs = [query["proof"] for query in report["queries"]]
+    assert proofs[0] is not None
+    expected = reproduced["queries"][0]["proof"]
+    assert proofs[0]["top"]["delta_l"] == pytest.approx(expected["top"]["delta_l"], abs=1e-5)
+    assert "Executing task" in told
+    out = tmp_path / "kfp" / "out"
+    (summary,) = out.glob("*/report*/summary")
+    assert PROMPTS[0] in summary.read_text()
+    for metrics in out.glob("*/*/metrics"):
+        assert json.loads(metrics.read_text()) is not None
+
+
+def test_a_failed_task_is_told_by_the_exit_handler(tmp_path: Path) -> None:
+    wrong = {**parameters(), "overrides": {"unlearn.loss_ratio": 0.5}}
+    told = run_pipeline(tmp_path, given=wrong, code=1)
+    assert "unlearn.loss_ratio" in told
+    assert re.search(r'outcome: .*"state": "FAILED"', told)
