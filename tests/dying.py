@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from unsee.retraining import reference
+from unsee.retraining import group
 from unsee.retraining.team import Team
 
 
@@ -20,4 +20,4 @@ def in_training(*arguments: Any) -> None:
         add_up(team, tensors)
 
     Team.add_up = last
-    reference._help(*arguments)
+    group._help(*arguments)

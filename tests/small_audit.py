@@ -25,5 +25,7 @@ EVERY_STEP = [
     "make_queries",
     "unlearn",
     "score",
+    "retrain",
+    "verify",
     "report",
 ]

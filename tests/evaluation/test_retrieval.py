@@ -1,4 +1,4 @@
-"""Recall, overlap and nearest neighbours."""
+"""Recall and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsee.evaluation.retrieval import nearest, overlap_at_k, ranking_of, recall_at_k
+from unsee.evaluation.retrieval import nearest, ranking_of, recall_at_k
 
 IDS = [f"r{i}" for i in range(20)]
 
 
-def test_recall_and_overlap() -> None:
+def test_recall() -> None:
     assert recall_at_k(["a", "b", "c"], {"b", "x"}, 2) == 0.5
-    assert overlap_at_k(["a", "b"], ["b", "c"], 2) == 0.5
 
 
 @given(st.permutations(IDS), st.sets(st.sampled_from(IDS), min_size=1), st.integers(1, 19))
 def test_recall_grows_with_k_up_to_one(ranking, relevant, k: int) -> None:
     assert recall_at_k(ranking, relevant, k) <= recall_at_k(ranking, relevant, k + 1)
     assert recall_at_k(ranking, relevant, 20) == 1
-
-
-@given(st.permutations(IDS), st.integers(1, 20))
-def test_a_ranking_overlaps_itself_fully(ranking, k: int) -> None:
-    assert overlap_at_k(ranking, ranking, k) == 1
 
 
 def test_ties_are_ordered_by_id() -> None:
@@ -37,8 +31,6 @@ def test_what_has_no_answer_is_refused() -> None:
         recall_at_k(["a"], set(), 1)
     with pytest.raises(ValueError, match="positive"):
         recall_at_k(["a"], {"a"}, 0)
-    with pytest.raises(ValueError, match="positive"):
-        overlap_at_k(["a"], ["a"], 0)
 
 
 def test_nearest_by_angle_not_by_length() -> None:

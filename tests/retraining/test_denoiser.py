@@ -13,6 +13,7 @@ from unsee.retraining.denoiser import DenoiserData, train_denoiser
 from unsee.retraining.loop import Checkpoints
 from unsee.retraining.recipe import Recipe
 from unsee.retraining.team import Team
+from unsee.versions import TRAINING_VERSION
 
 CPU = torch.device("cpu")
 NOBODY: frozenset[str] = frozenset()
@@ -177,3 +178,11 @@ def test_mirrored_latents_take_part(trainer: Trainer, denoiser_data: DenoiserDat
 def test_what_is_predicted_is_a_parameter(trainer: Trainer, denoiser_data: DenoiserData, prediction: str) -> None:
     _, curve = trainer(denoiser_data, prediction_type=prediction, unet_steps=1)
     assert 0.3 < curve[0][1] < 3
+
+
+def test_golden_training(trainer: Trainer, denoiser_data: DenoiserData) -> None:
+    """Where these numbers change beyond rounding, raise TRAINING_VERSION: models trained before are other models."""
+    denoiser, curve = trainer(denoiser_data, removed=frozenset({"record-3"}), unet_steps=40, checkpoint_every=1000)
+    assert TRAINING_VERSION == 1
+    assert curve == [(20, pytest.approx(0.956699, rel=1e-4)), (40, pytest.approx(0.930518, rel=1e-4))]
+    assert float(denoiser.conv_out.weight.abs().mean()) == pytest.approx(0.0414586, rel=1e-4)

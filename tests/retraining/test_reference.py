@@ -19,7 +19,8 @@ from unsee.errors import EnvironmentProblem
 from unsee.models.pipeline import DiffusersModel, model_digest
 from unsee.params import Params
 from unsee.records.training_set import TrainingSet
-from unsee.retraining import reference
+from unsee.retraining import group, reference
+from unsee.retraining.machine import machine_for
 from unsee.retraining.reference import train_reference
 
 VAE, UNET = "vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"
@@ -94,7 +95,7 @@ def test_a_helper_that_cannot_start_is_reported(
     few_digits: TrainingSet, small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Called with the wrong arguments it raises before it joins the others.
-    monkeypatch.setattr(reference, "_help", os.getpid)
+    monkeypatch.setattr(group, "_help", os.getpid)
     start = time.monotonic()
     with pytest.raises(EnvironmentProblem, match=r"train.processes: a process that trains along died"):
         trained(few_digits, small, tmp_path, processes=2)
@@ -104,7 +105,7 @@ def test_a_helper_that_cannot_start_is_reported(
 def test_more_processes_than_work_or_cores_are_not_started(small: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     def size(processes: int, device: str = "cpu") -> int:
         section = small.train.model_copy(update={"processes": processes})
-        return reference._team_size(small.model_copy(update={"train": section}), torch.device(device))
+        return machine_for(section, torch.device(device)).processes
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert size(1) == 1

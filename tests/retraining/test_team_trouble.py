@@ -13,7 +13,7 @@ from dying import in_training
 from unsee.errors import EnvironmentProblem
 from unsee.params import Params
 from unsee.records.training_set import TrainingSet
-from unsee.retraining import reference
+from unsee.retraining import group
 from unsee.retraining.reference import train_reference
 
 
@@ -27,7 +27,7 @@ def test_training_again_after_a_helper_died(
     try:
         for target in (os._exit, in_training):
             with monkeypatch.context() as patched:
-                patched.setattr(reference, "_help", target)
+                patched.setattr(group, "_help", target)
                 with pytest.raises(EnvironmentProblem, match=r"train.processes: a process that trains along died"):
                     train_reference(few_digits, two, tmp_path / "work", tmp_path / "pipeline")
             assert not (tmp_path / "pipeline").exists()

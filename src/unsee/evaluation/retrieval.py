@@ -1,4 +1,4 @@
-"""How well a ranking finds what it should: recall, and the overlap of two rankings. Knows no method."""
+"""How well a ranking finds what it should. Knows no method."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ def recall_at_k(ranking: Sequence[str], relevant: Collection[str], k: int) -> fl
     if k < 1:
         raise ValueError(f"k must be positive, not {k}")
     return len(set(ranking[:k]) & set(relevant)) / len(set(relevant))
-
-
-def overlap_at_k(one: Sequence[str], other: Sequence[str], k: int) -> float:
-    """Share of the first k that two rankings have in common, in [0, 1].
-
-    Raises:
-        ValueError: k is not positive.
-    """
-    if k < 1:
-        raise ValueError(f"k must be positive, not {k}")
-    return len(set(one[:k]) & set(other[:k])) / k
 
 
 def ranking_of(scores: np.ndarray, records: Sequence[str]) -> list[str]:

@@ -6,29 +6,19 @@ the page nor the summary can show one. Scores, losses and their errors are per-e
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from unsee.report.checked import Checked, require
+from unsee.report.proof import ProofFacts
 
 CURVE_LENGTH = 200
 """How many of the top scores `RankingFacts.curve` holds at most; more would not show on the page."""
 
 
-class _Checked:
-    """Refuses numbers that are not finite, however deep they sit; subclasses add their own ranges."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            _require_finite(f"{type(self).__name__}.{field.name}", getattr(self, field.name))
-        self._check()
-
-    def _check(self) -> None:
-        """Raises ValueError where a field is out of its range."""
-
-
 @dataclass(frozen=True)
-class ModelFacts(_Checked):
+class ModelFacts(Checked):
     """The audited model.
 
     Attributes:
@@ -50,11 +40,11 @@ class ModelFacts(_Checked):
     trained_with_flips: bool
 
     def _check(self) -> None:
-        _require(0 < self.moved_weights <= self.parameters, "moved_weights is not in (0, parameters]")
+        require(0 < self.moved_weights <= self.parameters, "moved_weights is not in (0, parameters]")
 
 
 @dataclass(frozen=True)
-class GroupFacts(_Checked):
+class GroupFacts(Checked):
     """Records of one contributor; `group` is None for records that name none. `licenses`: distinct, as stated."""
 
     group: str | None
@@ -63,7 +53,7 @@ class GroupFacts(_Checked):
 
 
 @dataclass(frozen=True)
-class QuarantinedFile(_Checked):
+class QuarantinedFile(Checked):
     """A file that could not become a record, and why."""
 
     source: str
@@ -71,7 +61,7 @@ class QuarantinedFile(_Checked):
 
 
 @dataclass(frozen=True)
-class DataFacts(_Checked):
+class DataFacts(Checked):
     """The training set.
 
     Attributes:
@@ -91,12 +81,12 @@ class DataFacts(_Checked):
     revision: Mapping[str, str]
 
     def _check(self) -> None:
-        _require(self.records > 0, "a training set has no records")
-        _require(sum(group.records for group in self.groups) <= self.records, "groups hold more than all records")
+        require(self.records > 0, "a training set has no records")
+        require(sum(group.records for group in self.groups) <= self.records, "groups hold more than all records")
 
 
 @dataclass(frozen=True)
-class MethodFacts(_Checked):
+class MethodFacts(Checked):
     """How influence was measured.
 
     Attributes:
@@ -123,11 +113,11 @@ class MethodFacts(_Checked):
     false_discovery_rate: float
 
     def _check(self) -> None:
-        _require(0 < self.false_discovery_rate < 1, "false_discovery_rate is not in (0, 1)")
+        require(0 < self.false_discovery_rate < 1, "false_discovery_rate is not in (0, 1)")
 
 
 @dataclass(frozen=True)
-class Generated(_Checked):
+class Generated(Checked):
     """A query picture that the audited model drew for the audit."""
 
     seed: int
@@ -136,14 +126,14 @@ class Generated(_Checked):
 
 
 @dataclass(frozen=True)
-class Given(_Checked):
+class Given(Checked):
     """A query picture that was handed in: its file."""
 
     source: str
 
 
 @dataclass(frozen=True)
-class StepFacts(_Checked):
+class StepFacts(Checked):
     """How far the weights were moved for one query.
 
     Attributes:
@@ -162,7 +152,7 @@ class StepFacts(_Checked):
     evaluations: int
 
     def _check(self) -> None:
-        _require(self.loss_before > 0, "loss_before is not positive")
+        require(self.loss_before > 0, "loss_before is not positive")
 
     @property
     def ratio_reached(self) -> float:
@@ -171,7 +161,7 @@ class StepFacts(_Checked):
 
 
 @dataclass(frozen=True)
-class TopRecord(_Checked):
+class TopRecord(Checked):
     """One of the most influential records of a query.
 
     Attributes:
@@ -200,12 +190,12 @@ class TopRecord(_Checked):
     same_caption: bool
 
     def _check(self) -> None:
-        _require(self.standard_error >= 0, "standard_error is negative")
-        _require(0 <= self.p_noise <= 1, "p_noise is not in [0, 1]")
+        require(self.standard_error >= 0, "standard_error is negative")
+        require(0 <= self.p_noise <= 1, "p_noise is not in [0, 1]")
 
 
 @dataclass(frozen=True)
-class GroupShare(_Checked):
+class GroupShare(Checked):
     """A group's part of the summed excess (score - null location) inside the signal, from `records` records."""
 
     group: str | None
@@ -213,11 +203,11 @@ class GroupShare(_Checked):
     records: int
 
     def _check(self) -> None:
-        _require(0 <= self.share <= 1 + 1e-9, "share is not in [0, 1]")
+        require(0 <= self.share <= 1 + 1e-9, "share is not in [0, 1]")
 
 
 @dataclass(frozen=True)
-class RankingFacts(_Checked):
+class RankingFacts(Checked):
     """What one query's scores say.
 
     Attributes:
@@ -240,16 +230,16 @@ class RankingFacts(_Checked):
     curve: tuple[float, ...]
 
     def _check(self) -> None:
-        _require(0 <= self.signal_end <= self.records, "signal_end is not in [0, records]")
-        _require(self.null_scale >= 0, "null_scale is negative")
-        _require([t.rank for t in self.top] == list(range(1, len(self.top) + 1)), "top is not ranks 1, 2, ...")
-        _require(0 < len(self.top) <= self.records, "top is empty or longer than the ranking")
-        _require(0 < len(self.curve) <= min(self.records, CURVE_LENGTH), "curve is empty or too long")
-        _require(list(self.curve) == sorted(self.curve, reverse=True), "curve is not descending")
+        require(0 <= self.signal_end <= self.records, "signal_end is not in [0, records]")
+        require(self.null_scale >= 0, "null_scale is negative")
+        require([t.rank for t in self.top] == list(range(1, len(self.top) + 1)), "top is not ranks 1, 2, ...")
+        require(0 < len(self.top) <= self.records, "top is empty or longer than the ranking")
+        require(0 < len(self.curve) <= min(self.records, CURVE_LENGTH), "curve is empty or too long")
+        require(list(self.curve) == sorted(self.curve, reverse=True), "curve is not descending")
 
 
 @dataclass(frozen=True)
-class QueryReport(_Checked):
+class QueryReport(Checked):
     """One audited picture: a ranking, or the reason why there is none.
 
     Attributes:
@@ -258,6 +248,7 @@ class QueryReport(_Checked):
         origin: None only where the query failed before it was known.
         failure: why it could not be attributed; None for an attributed one.
         step, ranking: None where the query failed before them.
+        proof: what retraining showed; None where nothing was retrained for this query.
     """
 
     query: str
@@ -267,15 +258,17 @@ class QueryReport(_Checked):
     failure: str | None
     step: StepFacts | None
     ranking: RankingFacts | None
+    proof: ProofFacts | None
 
     def _check(self) -> None:
-        _require((self.failure is None) == (self.ranking is not None), "a query has a ranking or a failure")
+        require((self.failure is None) == (self.ranking is not None), "a query has a ranking or a failure")
         if self.failure is None:
-            _require(self.picture is not None and self.step is not None, "an attributed query has a picture and a step")
+            require(self.picture is not None and self.step is not None, "an attributed query has a picture and a step")
+        require(self.proof is None or self.ranking is not None, "a query is proven that has no ranking")
 
 
 @dataclass(frozen=True)
-class CodeFacts(_Checked):
+class CodeFacts(Checked):
     """The version of unsee, and its git commit where it ran from a checkout."""
 
     version: str
@@ -283,7 +276,7 @@ class CodeFacts(_Checked):
 
 
 @dataclass(frozen=True)
-class ReportContent(_Checked):
+class ReportContent(Checked):
     """A whole report.
 
     Attributes:
@@ -306,20 +299,4 @@ class ReportContent(_Checked):
 
     def _check(self) -> None:
         ids = [query.query for query in self.queries]
-        _require(len(set(ids)) == len(ids), "two queries have the same id")
-
-
-def _require(holds: bool, problem: str) -> None:
-    if not holds:
-        raise ValueError(problem)
-
-
-def _require_finite(where: str, value: Any) -> None:
-    if isinstance(value, float):
-        _require(math.isfinite(value), f"{where} is {value}")
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            _require_finite(f"{where}.{key}", inner)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for index, inner in enumerate(value):
-            _require_finite(f"{where}[{index}]", inner)
+        require(len(set(ids)) == len(ids), "two queries have the same id")

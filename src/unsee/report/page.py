@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unsee.report import plots, wording
 from unsee.report.content import QueryReport, RankingFacts, ReportContent, TopRecord
 from unsee.report.pictures import Embedded, Wanted, embed
+from unsee.report.proof_view import ProofView, proof_view, wanted_pictures
 
 OVERVIEW_THUMBNAILS = 5
 LONGEST_LIST = 200
@@ -50,6 +51,7 @@ class QueryView:
     scale: wording.Scale | None
     curve: plots.RankCurve | None
     cards: list[Card]
+    proof: ProofView | None
 
 
 def render_html(content: ReportContent) -> str:
@@ -78,6 +80,7 @@ def _environment() -> Environment:
     environment.filters.update(
         count=wording.count,
         counted=wording.counted,
+        in_tries=wording.in_tries,
         legible=wording.legible,
         number=wording.number,
         percent=wording.percent,
@@ -110,6 +113,7 @@ def _wanted(content: ReportContent) -> Iterator[Wanted]:
                 yield record.png, "record"
             for record in query.ranking.top[:OVERVIEW_THUMBNAILS]:
                 yield record.png, "thumbnail"
+        yield from wanted_pictures(query)
 
 
 def _view(number: int, query: QueryReport, content: ReportContent, pictures: dict[Wanted, Embedded]) -> QueryView:
@@ -127,6 +131,7 @@ def _view(number: int, query: QueryReport, content: ReportContent, pictures: dic
         scale=None if ranking is None else wording.Scale.over([record.score for record in ranking.top]),
         curve=None if ranking is None else plots.rank_curve(ranking),
         cards=[] if ranking is None else list(_cards(ranking, pictures)),
+        proof=proof_view(query, pictures),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unsee.report.content import RankingFacts
+from unsee.report.proof import ProofFacts
 
 ERRORS_SHOWN = 2
 """Half the length of an error bar, in standard errors."""
@@ -41,7 +42,7 @@ class ScoreBar:
         start, end: of the bar, left to right.
         low, high: of the error bar.
         zero: where a score of 0 is.
-        band_start, band_end: where uninvolved records score.
+        band_start, band_end: where uninvolved records score, or where random removals lie.
     """
 
     start: float
@@ -90,6 +91,24 @@ def score_bar(axis: Axis, ranking: RankingFacts, score: float, standard_error: f
     band_low, band_high = _band(ranking)
     return ScoreBar(
         min(zero, tip), max(zero, tip), axis.at(low), axis.at(high), zero, axis.at(band_low), axis.at(band_high)
+    )
+
+
+def rise_axis(proof: ProofFacts) -> Axis:
+    """One axis for all of a proof's bars of Delta-L: it holds every bar, every error bar and zero."""
+    rises = [(removal.delta_l, removal.standard_error) for removal in (proof.top, *proof.random)]
+    rises += [(other.delta_l, other.standard_error) for other in proof.control_queries]
+    ends = [end for delta_l, standard_error in rises for end in _error_bar(delta_l, standard_error)]
+    return Axis(min(0.0, *ends), max(0.0, *ends))
+
+
+def rise_bar(axis: Axis, proof: ProofFacts, delta_l: float, standard_error: float) -> ScoreBar:
+    """Where a Delta-L lies on the axis; the band reaches from the smallest to the largest random removal."""
+    zero, tip = axis.at(0.0), axis.at(delta_l)
+    low, high = _error_bar(delta_l, standard_error)
+    random = [removal.delta_l for removal in proof.random]
+    return ScoreBar(
+        min(zero, tip), max(zero, tip), axis.at(low), axis.at(high), zero, axis.at(min(random)), axis.at(max(random))
     )
 
 

@@ -17,9 +17,10 @@ from unsee.report.content import (
     StepFacts,
     TopRecord,
 )
+from unsee.report.proof import ProofFacts, RemovalFacts
 
-SCHEMA_ID = "urn:unsee:schema:report:1"
-SCHEMA_VERSION = 1
+SCHEMA_ID = "urn:unsee:schema:report:2"
+SCHEMA_VERSION = 2
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -94,6 +95,7 @@ def _query(query: QueryReport) -> dict[str, Any]:
         "failure": query.failure,
         "step": None if query.step is None else _step(query.step),
         "ranking": None if query.ranking is None else _ranking(query.ranking),
+        "proof": None if query.proof is None else _proof(query.proof),
     }
 
 
@@ -142,6 +144,41 @@ def _top(record: TopRecord) -> dict[str, Any]:
         "source": record.source,
         "duplicate_of": record.duplicate_of,
         "same_caption": record.same_caption,
+    }
+
+
+def _proof(proof: ProofFacts) -> dict[str, Any]:
+    return {
+        "removed": list(proof.removed),
+        "picture_before_sha256": _sha256(proof.before),
+        "seed": proof.seed,
+        "guidance": proof.guidance,
+        "steps": proof.steps,
+        "timesteps": proof.timesteps,
+        "draws": proof.draws,
+        "top": _removal(proof.top),
+        "random": [_removal(removal) for removal in proof.random],
+        "excess": proof.excess,
+        "excess_standard_error": proof.excess_standard_error,
+        "chance": proof.chance,
+        "confirmed": proof.confirmed,
+        "control_queries": [
+            {"query": q.query, "delta_l": q.delta_l, "standard_error": q.standard_error} for q in proof.control_queries
+        ],
+    }
+
+
+def _removal(removal: RemovalFacts) -> dict[str, Any]:
+    return {
+        "control": removal.control,
+        "delta_l": removal.delta_l,
+        "standard_error": removal.standard_error,
+        "loss_before": removal.loss_before,
+        "loss_after": removal.loss_after,
+        "picture_sha256": _sha256(removal.picture),
+        "mse": removal.mse,
+        "similarity": removal.similarity,
+        "same_machine": removal.same_machine,
     }
 
 

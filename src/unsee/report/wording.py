@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from dataclasses import dataclass
+from fractions import Fraction
 
 from unsee.report.content import MethodFacts, QueryReport
+from unsee.report.proof import ProofFacts
 
 NO_GROUP = "(none)"
 LONGEST_TEXT = 400
@@ -145,6 +147,29 @@ def verdict(query: QueryReport, method: MethodFacts) -> Verdict:
     headline = f"Signal ends at rank {count(ranking.signal_end)} of {count(ranking.records)}."
     stand = "stands" if ranking.signal_end == 1 else "stand"
     return Verdict("signal", headline, f"{counted(ranking.signal_end, 'training record')} {stand} out from noise {at}.")
+
+
+def proof_verdict(proof: ProofFacts, scale: Scale) -> Verdict:
+    """What a reader in a hurry takes away from retraining."""
+    top = "the record that ranks" if len(proof.removed) == 1 else f"the {count(len(proof.removed))} records that rank"
+    mean = sum(removal.delta_l for removal in proof.random) / len(proof.random)
+    rises = (
+        f"Without {top} first, the model’s loss on this picture rises by "
+        f"{scale.show(proof.top.delta_l)}{scale.suffix}; "
+        f"without {counted(len(proof.removed), 'random record')}, by {scale.show(mean)}{scale.suffix}"
+        f"{f' (mean of {count(len(proof.random))} removals)' if len(proof.random) > 1 else ''}."
+    )
+    if proof.confirmed:
+        return Verdict("signal", "Retraining confirms the ranking.", rises)
+    return Verdict("none", "Retraining does not confirm the ranking.", rises)
+
+
+def in_tries(chance: float) -> str:
+    """A chance that counts cases: in 1 of 3 cases, in every case."""
+    fraction = Fraction(chance).limit_denominator(10_000)
+    if fraction == 1:
+        return "in every case"
+    return f"in {count(fraction.numerator)} of {count(fraction.denominator)} cases"
 
 
 def moved(weights: str) -> str:

@@ -126,6 +126,20 @@ def assemble(
     return pipe
 
 
+def load_frozen(folder: Path, device: torch.device) -> StableDiffusionPipeline:
+    """The saved pipeline without its denoiser: the autoencoder on `device`, the text encoder on the CPU."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    pipe = StableDiffusionPipeline.from_pretrained(str(folder), unet=None, local_files_only=True, use_safetensors=True)
+    pipe.vae.to(device)
+    for part in (pipe.vae, pipe.text_encoder):
+        part.float().eval().requires_grad_(False)
+    return pipe
+
+
 @torch.no_grad()
 def encode_texts(pipe: StableDiffusionPipeline, captions: Sequence[str]) -> Tensor:
     """Text states [n, tokens, width] float32 on the CPU: what the pipeline itself feeds its denoiser."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Philox
 from scipy.special import ndtri
 from torch import Tensor
+
+from unsee.params import TrainParams
 
 RECIPE_VERSION = 1
 """Raised by hand whenever the numbers below change for the same arguments."""
@@ -81,6 +84,11 @@ class Recipe:
 @functools.lru_cache(maxsize=4)
 def _shuffle(recipe: Recipe, epoch: int) -> np.ndarray:
     return np.argsort(recipe._words("shuffle", epoch, recipe.records), kind="stable")
+
+
+def plan_of(train: TrainParams) -> dict[str, Any]:
+    """What of the section `train` decides about the weights, beyond rounding."""
+    return train.model_dump(exclude={"processes", "checkpoint_every"})
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
