@@ -60,7 +60,9 @@ class DataParams(Section):
 class ModelParams(Section):
     """Which model is audited."""
 
-    path: str | None = Field(description="A diffusers pipeline folder; null: train the reference model.")
+    path: str | None = Field(
+        description="A diffusers pipeline folder, a path or s3://bucket/prefix; null: train the reference model."
+    )
 
 
 class TrainParams(Section):
@@ -112,8 +114,8 @@ class QueryParams(Section):
     prompts: list[str] = Field(description="Prompts to generate pictures from.")
     seed: int = Field(ge=0, description="Seed of the first prompt's initial noise; the next ones count up.")
     folder: str | None = Field(
-        description="Audit the pictures in this folder instead, each with the prompt that its metadata.jsonl or "
-        "metadata.csv gives as `text` (what `unsee generate` writes); then `prompts` do not matter."
+        description="Audit the pictures in this folder (a path, or s3://bucket/prefix) instead, each with the prompt "
+        "that its metadata.jsonl or metadata.csv gives as `text`, as `unsee generate` writes it."
     )
     pictures: list[str] = Field(description="Picture files to audit instead; then `prompts` are theirs, in order.")
     guidance: float = Field(ge=0, description="Classifier-free guidance scale of the generation.")

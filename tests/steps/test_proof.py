@@ -274,7 +274,7 @@ def test_a_retrained_job_is_found_again_and_only_new_ones_are_trained(
 
 
 def test_a_killed_step_goes_on_with_the_job_it_was_at(
-    base: Path, work: Path, params: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, params: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from unsee.retraining import paired
 
@@ -418,6 +418,15 @@ def test_inputs_of_another_model_or_other_queries_are_refused(
     run(proven, params(seed=1), "train_reference")
     with pytest.raises(ArtifactError, match="Run the step make_queries again"):
         run(proven, params(), "retrain")
+
+
+def test_the_proof_of_another_ranking_is_not_shown(proven: Path, params: Callable[..., Params]) -> None:
+    other = params(report__false_discovery_rate=0.2)
+    (proven / "score").unlink()
+    run(proven, other, "score")
+    with pytest.raises(ArtifactError, match=r"scores: was made from something else .* Run the step retrain again"):
+        run(proven, other, "report")
+    assert not (proven / "report").exists()
 
 
 def test_altered_jobs_are_noticed(proven: Path, params: Callable[..., Params]) -> None:

@@ -54,12 +54,21 @@ def test_the_artifact_holds_the_model_and_how_it_was_trained(inputs: dict[str, P
     assert {p.name for p in tmp_path.iterdir()} == {"version_data", "train_reference"}
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_an_interrupted_step_leaves_only_its_checkpoints(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
     from unsee.retraining import reference
 
-    out = tmp_path / "train_reference"
+    out = tmp_path / "task" / "train_reference"
+    out.parent.mkdir()
+    kept = tmp_path / "volume"
+    if elsewhere:
+        monkeypatch.setenv("UNSEE_CHECKPOINTS", str(kept))
+
+    def works() -> list[Path]:
+        return [p for p in (kept.iterdir() if elsewhere and kept.exists() else out.parent.iterdir()) if p != out]
+
     whole = tmp_path / "whole"
     train_reference.run(inputs, params(), whole)
 
@@ -72,9 +81,11 @@ def test_an_interrupted_step_leaves_only_its_checkpoints(
             train_reference.run(inputs, params(), out)
     assert not out.exists()
     assert not out.with_name("train_reference.part").exists()
-    assert out.with_name("train_reference.work").is_dir()
+    (work,) = works()
+    assert work.is_dir()
+    assert (work.parent == kept) is elsewhere
     train_reference.run(inputs, params(), out)
-    assert not out.with_name("train_reference.work").exists()
+    assert works() == []
     digests = [artifacts.read_header(f, MODEL_KIND, MODEL_SCHEMA_VERSION).digest for f in (whole, out)]
     assert digests[0] == digests[1]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from unsee.cache import S3
 from unsee.errors import InputError
 from unsee.params import Params, load_params
 
@@ -126,5 +127,5 @@ def check_places(params: Params) -> None:
         ),
     }
     for field, (place, remedy) in places.items():
-        if place is not None and not Path(place).is_dir():
+        if place is not None and not place.startswith(S3) and not Path(place).is_dir():
             raise InputError("is not a folder.", file=place, field=field, remedy=remedy)

@@ -19,11 +19,12 @@ from unsee.platform.guard import without_credentials
 
 @dataclass(frozen=True)
 class Stored:
-    """What a store says about an object: its bytes' number, and their sha256 where it was noted."""
+    """What a store says about an object: its bytes' number, their sha256 where it was noted, and S3's own mark."""
 
     key: str
     size: int
     sha256: str | None
+    etag: str | None = None
 
 
 class ObjectStore(Blobs, Protocol):

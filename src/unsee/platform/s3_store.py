@@ -122,7 +122,8 @@ class S3Store:
         """See `ObjectStore`."""
         with self._told(), _none_where_missing():
             found = self._client.stat_object(self._bucket, self._name(key))
-            return Stored(key, int(found.size or 0), (found.metadata or {}).get(f"x-amz-meta-{_DIGEST}"))
+            noted = (found.metadata or {}).get(f"x-amz-meta-{_DIGEST}")
+            return Stored(key, int(found.size or 0), noted, found.etag)
         return None
 
     def get(self, key: str) -> bytes | None:

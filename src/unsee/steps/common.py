@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -34,7 +36,7 @@ def audited_folder(inputs: Inputs) -> Path:
     folder = inputs["train_reference"]
     header = artifacts.read_header(folder, MODEL_KIND, MODEL_SCHEMA_VERSION, verify=False)
     external = header.meta.get("external")
-    return Path(external) if external else folder / artifacts.PIPELINE
+    return Path(external) if external and not header.meta.get("copied") else folder / artifacts.PIPELINE
 
 
 def audited_model(inputs: Inputs, params: Params) -> DiffusersModel:
@@ -106,6 +108,18 @@ def part_of(encoded: EncodedSet, params: Params) -> set[str] | None:
 def parts_in_all(params: Params) -> int:
     """Number of runs that the step's work is split over."""
     return 1 if params.run.part is None else params.run.part[1]
+
+
+def checkpoints(out: Path, training: Mapping[str, Any]) -> Path:
+    """Folder for a training's checkpoints.
+
+    It lies beside the artifact, unless UNSEE_CHECKPOINTS names a folder that outlives the task's own disk.
+
+    Args:
+        training: what the training depends on.
+    """
+    kept = os.environ.get("UNSEE_CHECKPOINTS")
+    return Path(kept) / artifacts.digest_of(dict(training)) if kept else out.with_name(out.name + ".work")
 
 
 def flips(params: Params, model: TextToImageModel) -> tuple[bool, ...]:

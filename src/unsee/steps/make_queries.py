@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,17 @@ from unsee.records.images import Unreadable, open_rgb
 from unsee.records.query_set import Query, query_id
 from unsee.records.training_set import fit
 from unsee.steps.common import Inputs, audited_model
+from unsee.steps.places import folder_at
 from unsee.steps.registry import made_with
+
+
+@dataclass(frozen=True)
+class GivenPicture:
+    """A picture file to ask about, the prompt it came from, and what it is called in the report."""
+
+    path: Path
+    prompt: str
+    name: str
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
@@ -35,8 +48,8 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         InputError: the same picture and prompt were given twice.
     """
     model = audited_model(inputs, params)
-    files = given_pictures(params)
-    queries = _generated(params, model) if files is None else _given(files, params, model)
+    with pictures_given(params) as files:
+        queries = _generated(params, model) if files is None else _given(files, params, model)
     seen: set[str] = set()
     for query in queries:
         if query.query in seen:
@@ -61,26 +74,32 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
 
 def outside(params: Params) -> Any:
     """The content of the given picture files."""
-    files = given_pictures(params)
-    if files is None:
-        return []
-    return [[prompt, artifacts.file_sha256(path) if path.is_file() else None] for path, prompt in files]
+    with pictures_given(params) as files:
+        if files is None:
+            return []
+        return [[g.prompt, artifacts.file_sha256(g.path) if g.path.is_file() else None] for g in files]
 
 
-def given_pictures(params: Params) -> list[tuple[Path, str]] | None:
-    """The picture files to ask about, each with its prompt; None where pictures are to be generated.
+@contextlib.contextmanager
+def pictures_given(params: Params) -> Iterator[list[GivenPicture] | None]:
+    """The picture files to ask about; None where pictures are to be generated.
 
     Raises:
         InputError: the folder, or what its metadata names, is not there.
     """
     asked = params.queries
     if asked.folder is not None:
-        folder = Path(asked.folder)
-        entries = imagefolder.read_metadata(folder, asked.folder)
-        return [(folder / entry.file_name, entry.captions[0]) for entry in entries]
-    if asked.pictures:
-        return list(zip(map(Path, asked.pictures), asked.prompts, strict=True))
-    return None
+        with folder_at(asked.folder, params, "queries.folder") as folder:
+            entries = imagefolder.read_metadata(folder, asked.folder)
+            yield [
+                GivenPicture(folder / e.file_name, e.captions[0], f"{asked.folder.rstrip('/')}/{e.file_name}")
+                for e in entries
+            ]
+    elif asked.pictures:
+        pairs = zip(asked.pictures, asked.prompts, strict=True)
+        yield [GivenPicture(Path(name), prompt, name) for name, prompt in pairs]
+    else:
+        yield None
 
 
 def _generated(params: Params, model: DiffusersModel) -> list[Query]:
@@ -105,12 +124,12 @@ def _generated(params: Params, model: DiffusersModel) -> list[Query]:
     return queries
 
 
-def _given(files: list[tuple[Path, str]], params: Params, model: DiffusersModel) -> list[Query]:
+def _given(files: list[GivenPicture], params: Params, model: DiffusersModel) -> list[Query]:
     queries = []
-    for path, prompt in files:
-        name = str(path)
+    for given in files:
+        name, prompt = given.name, given.prompt
         try:
-            picture, _ = open_rgb(path, params.data.max_megapixels)
+            picture, _ = open_rgb(given.path, params.data.max_megapixels)
         except Unreadable as error:
             failed = query_id(prompt, name)
             queries.append(Query(failed, prompt, None, name, None, None, None, failure=f"{name}: {error}"))

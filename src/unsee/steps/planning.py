@@ -114,8 +114,8 @@ def _planned(values: dict[str, Any], force_rerun: str) -> Plan:
     if params.data.resolution is None:
         # The task that reads the data is not told of the model.
         params = load_params(None, {**values, "data.resolution": version_data.resolution_of(params)})
-    pictures = make_queries.given_pictures(params)
-    queries = len(params.queries.prompts if pictures is None else pictures)
+    with make_queries.pictures_given(params) as pictures:
+        queries = len(params.queries.prompts if pictures is None else pictures)
     return Plan(
         params,
         {name: handed_over(spec, params, force_rerun) for name, spec in STEPS.items()},

@@ -84,6 +84,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         _require_made_with("verify", retrained, params)
     if retrained is not None and retrained.proofs:
         require_same("verify", retrained.meta["queries"], queries.digest, retrained.folder, "queries")
+        require_same("retrain", retrained.meta["scores"], scores.digest, retrained.folder, "scores")
     steps = {row.query: row for row in unlearned.queries}
     proofs = {} if retrained is None else _proofs(retrained, queries, training_set)
     reports = tuple(

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 def run(inputs: Inputs, params: Params, out: Path) -> None:
     """Train every planned job, or those of one part; finished ones come from the cache.
 
-    Where `retrain.enabled` is false the artifact holds no job and nothing is read. Checkpoints lie in `<out>.work`
-    until all jobs are finished.
+    Where `retrain.enabled` is false the artifact holds no job and nothing is read. Checkpoints lie in `<out>.work`,
+    or below UNSEE_CHECKPOINTS, until all jobs are finished.
 
     Args:
         inputs: `version_data`, `train_reference`, `make_queries`, `score`.
@@ -54,6 +54,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         MODEL_KIND,
         MODEL_SCHEMA_VERSION,
         audited_folder,
+        checkpoints,
         content_cache,
         require_same,
     )
@@ -70,7 +71,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     _warn_of_another_machine(training, machine, params)
     mine = [number for number in range(len(jobs)) if _is_mine(number, params)]
     cache = content_cache(params)
-    work = out.with_name(out.name + ".work")
+    work = checkpoints(out, {"model": training.model, "scores": scores.digest, **made_with("retrain", params)})
     curves: dict[str, Any] = {}
     meta.update(
         {

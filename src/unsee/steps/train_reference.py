@@ -10,13 +10,15 @@ from unsee import artifacts
 from unsee.models.pipeline import check_folder, model_digest
 from unsee.params import Params
 from unsee.records.training_set import TrainingSet
-from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION, Inputs
+from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION, Inputs, checkpoints
+from unsee.steps.places import fetch, is_remote, seen_at
+from unsee.steps.registry import made_with
 
 
 def run(inputs: Inputs, params: Params, out: Path) -> None:
-    """Write the pipeline folder of the trained model, or only the digest of the user's own.
+    """Write the pipeline folder of the trained model, or only the digest of the user's own (a copy of a remote one).
 
-    Checkpoints lie in `<out>.work` until the training is finished.
+    Checkpoints lie in `<out>.work`, or below UNSEE_CHECKPOINTS, until the training is finished.
 
     Args:
         inputs: `version_data`.
@@ -26,17 +28,22 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     Raises:
         InputError: the user's folder is not a pipeline of a known kind.
     """
+    meta: dict[str, Any]
     if params.model.path is not None:
-        folder = Path(params.model.path)
-        check_folder(folder)
-        meta: dict[str, Any] = {"external": str(folder.resolve()), "model": model_digest(folder)}
-        with artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta):
+        remote = is_remote(params.model.path)
+        meta = {"external": params.model.path if remote else str(Path(params.model.path).resolve()), "copied": remote}
+        with artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta) as part:
+            folder = part / artifacts.PIPELINE if remote else Path(params.model.path)
+            if remote:
+                fetch(params.model.path, params, "model.path", folder)
+            check_folder(folder)
+            meta["model"] = model_digest(folder)
             return
     from unsee.retraining.paired import training_facts
     from unsee.retraining.reference import train_reference
 
     training_set = TrainingSet.load(inputs["version_data"])
-    work = out.with_name(out.name + ".work")
+    work = checkpoints(out, {"training_set": training_set.digest, **made_with("train_reference", params)})
     meta = {"training_set": training_set.digest, "training": training_facts(params)}
     with artifacts.disk_errors(out), artifacts.writing(out, MODEL_KIND, MODEL_SCHEMA_VERSION, meta) as part:
         pipeline = part / artifacts.PIPELINE
@@ -51,6 +58,8 @@ def outside(params: Params) -> Any:
     """The user's model folder: names, sizes and modification times."""
     if params.model.path is None:
         return None
+    if is_remote(params.model.path):
+        return seen_at(params.model.path, params, "model.path")
     folder = Path(params.model.path)
     check_folder(folder)
     files = sorted(p for p in folder.rglob("*") if p.is_file())

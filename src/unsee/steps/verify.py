@@ -74,7 +74,8 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             return
         work = _Verification.open(inputs, params)
         encoder = None if work.encode is None else _ENCODER
-        meta.update({"model": work.model.digest, "queries": parts.meta["queries"], "encoder": encoder})
+        told = {key: parts.meta[key] for key in ("model", "queries", "scores")}
+        meta.update({**told, "encoder": encoder})
         meta["metrics"] = work.carry_out(part)
 
 

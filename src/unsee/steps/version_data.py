@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from unsee.records import digits, dvc_source, emoji, imagefolder, training_set
 from unsee.records.candidates import Candidate, Intake
 from unsee.records.npm import NpmMissing
 from unsee.records.training_set import Quarantined, TrainingSetWriter
+from unsee.steps.places import file_at, is_remote
 
 _log = logging.getLogger(__name__)
 _QUARANTINED_SHOWN = 5
@@ -138,13 +140,20 @@ def resolution_of(params: Params) -> int:
         return params.data.resolution
     from unsee.models.pipeline import check_folder
 
-    folder = Path(str(params.model.path))
-    check_folder(folder)
+    folder = str(params.model.path)
+    if not is_remote(folder):
+        check_folder(Path(folder))
     try:
-        size = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
-        channels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+        size = _config(folder, "unet", params)["sample_size"]
+        channels = _config(folder, "vae", params)["block_out_channels"]
         width = size[-1] if isinstance(size, list) else size
         return int(width) << (len(channels) - 1)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         problem = "does not say which resolution the model draws."
         raise InputError(problem, file=folder, field="sample_size", remedy="Set data.resolution.") from error
+
+
+def _config(model: str, part: str, params: Params) -> Any:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = file_at(f"{model.rstrip('/')}/{part}/config.json", params, "model.path", Path(scratch) / "config.json")
+        return json.loads(path.read_text(encoding="utf-8"))

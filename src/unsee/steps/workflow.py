@@ -18,6 +18,7 @@ from unsee.params import load_params
 from unsee.platform.tracking import Tracker
 from unsee.report.comparison import compare, read_report
 from unsee.report.markdown import comparison_page, summary_page
+from unsee.steps.places import file_at
 from unsee.steps.planning import Plan, plan, plan_of_report
 from unsee.steps.registry import STEPS
 from unsee.steps.task import Artifact, Metrics, linked_parts, set_up_logging, write_metrics
@@ -48,7 +49,7 @@ def plan_again(report_uri: str, original: Artifact, run_shards: int, force_rerun
     """What the component `recall` gives back: the plan that leads to a report again, without its proof.
 
     Args:
-        report_uri: path of a report.json.
+        report_uri: path of a report.json, or s3://bucket/key.
         original: where the report is kept for the comparison.
         run_shards: parts that the records are split into.
         force_rerun: any text; another one makes every task run again.
@@ -57,11 +58,12 @@ def plan_again(report_uri: str, original: Artifact, run_shards: int, force_rerun
         InputError: there is no such report, or it is not one.
     """
     set_up_logging()
-    path = Path(report_uri)
-    report = read_report(path)
     place = Path(original.path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, place)
+    path = file_at(report_uri, load_params(), "report_uri", place)
+    report = read_report(path)
+    if path != place:
+        shutil.copyfile(path, place)
     planned = plan_of_report(report, run_shards, force_rerun=force_rerun)
     _announce(planned)
     steps = [text for name, text in planned.steps.items() if name not in {"retrain", "verify"}]
