@@ -31,13 +31,13 @@ from unsee.attribution.unlearned_weights import UnlearnedWeights
 from unsee.attribution.unlearning import official_batches, query_gradient
 from unsee.errors import ArtifactError, InputError
 from unsee.models.encoded_set import EncodedSet
-from unsee.models.pipeline import model_digest
+from unsee.models.pipeline import DiffusersModel, model_digest
 from unsee.models.weights import select_weights, shifted
 from unsee.params import Params, load_params
 from unsee.platform.tracking import Tracker
 from unsee.records.query_set import QuerySet
 from unsee.steps import runner
-from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION
+from unsee.steps.common import MODEL_KIND, MODEL_SCHEMA_VERSION, moved_weights
 from unsee.steps.registry import STEPS
 from unsee.steps.runner import run_step
 
@@ -230,6 +230,26 @@ def test_the_report_refuses_what_was_not_made_from_or_with_the_same(audit, overr
     run(work, other, "make_queries")
     with pytest.raises(ArtifactError, match=r"queries.*Run the step unlearn again"):
         run(work, other, "report")
+
+
+def test_a_model_trained_on_mirror_images_is_scored_on_them(audit, tmp_path: Path) -> None:
+    mirrored = write_pipeline(tmp_path / "mirrored", flip=True)
+    work = audit("flip", model=mirrored, steps=AFTER_TRAINING[:2])
+    keys = LossTable.load(work / "cache_baseline").keys.to_pylist()
+    assert sum("mirrored" in key for key in keys) == len(keys) // 2 > 0
+
+
+def test_layers_whose_weights_move_compute_in_full_precision(pipeline_folder: Path, overrides) -> None:
+    params = load_params(None, {**overrides, "run.dtype": "bfloat16"})
+    model = DiffusersModel.load(pipeline_folder, device="cpu", dtype="bfloat16")
+    moved_weights(model, params)
+    text = model.encode_texts(["a digit"])
+    seen = []
+    layer = model.denoiser.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k")
+    layer.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
+    with torch.no_grad():
+        model.denoise(torch.zeros(1, *model.latent_shape), torch.tensor([5]), text)
+    assert seen == [torch.float32]
 
 
 SECRET = "hush-hush"
