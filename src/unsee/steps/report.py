@@ -18,7 +18,7 @@ from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Ranking, Scores, ScoreSummary
 from unsee.attribution.significance import group_shares
 from unsee.attribution.unlearned_weights import UnlearnedWeights, Unlearning
-from unsee.evaluation.counterfactual_artifact import Counterfactual, Removal
+from unsee.evaluation.counterfactual_artifact import Counterfactual
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import select_weights
@@ -44,10 +44,11 @@ from unsee.report.content import (
     TopRecord,
 )
 from unsee.report.page import render_html
-from unsee.report.proof import REMOVED_SHOWN, ControlQuery, ProofFacts, RemovalFacts, RemovedRecord
+from unsee.report.proof import ProofFacts
 from unsee.report.summary import summarise
 from unsee.steps.common import Inputs, audited_folder, audited_model, flips, loss_grid, require_same
 from unsee.steps.registry import STEPS, made_with_digest, relevant
+from unsee.steps.report_proof import proof_digests, proofs_of
 
 KIND = "Report"
 SCHEMA_VERSION = 1
@@ -86,7 +87,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
         require_same("verify", retrained.meta["queries"], queries.digest, retrained.folder, "queries")
         require_same("retrain", retrained.meta["scores"], scores.digest, retrained.folder, "scores")
     steps = {row.query: row for row in unlearned.queries}
-    proofs = {} if retrained is None else _proofs(retrained, queries, training_set)
+    proofs = {} if retrained is None else proofs_of(retrained, queries, training_set)
     reports = tuple(
         _query(query, steps[query.query], scores, training_set, params, proofs.get(query.query))
         for query in queries.queries
@@ -107,7 +108,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
             "QuerySet": queries.digest,
             "UnlearnedWeights": unlearned.digest,
             "Scores": scores.digest,
-            **_proof_digests(retrained),
+            **proof_digests(retrained),
             "params": artifacts.digest_of(shown),
         },
         code=CodeFacts(unsee.__version__, commit()),
@@ -276,65 +277,6 @@ def _method(model: DiffusersModel, params: Params) -> MethodFacts:
         seed=params.seed,
         false_discovery_rate=params.report.false_discovery_rate,
     )
-
-
-def _proof_digests(retrained: Counterfactual | None) -> dict[str, str]:
-    if retrained is None or not retrained.proofs:
-        return {}
-    return {"Retrained": str(retrained.meta["retrained"]), "Counterfactual": retrained.digest}
-
-
-def _proofs(found: Counterfactual, queries: QuerySet, training_set: TrainingSet) -> dict[str, ProofFacts]:
-    """What retraining showed, by query."""
-    effects = {(effect.removal, effect.query): effect for effect in found.effects}
-    drawings = {(drawing.removal, drawing.query): drawing for drawing in found.drawings}
-    prompts = {query.query: query.prompt for query in queries.queries}
-    random = [removal for removal in found.removals if removal.kind == "random"]
-
-    def seen_on(query: str, removal: Removal) -> RemovalFacts:
-        effect, drawing = effects[removal.number, query], drawings[removal.number, query]
-        return RemovalFacts(
-            control=removal.control,
-            delta_l=effect.delta_l,
-            standard_error=effect.standard_error,
-            loss_before=effect.loss_before,
-            loss_after=effect.loss_after,
-            picture=found.png(drawing),
-            mse=float(drawing.mse or 0.0),
-            similarity=drawing.similarity,
-            same_machine=removal.same_machine,
-        )
-
-    proofs = {}
-    for top in found.removals:
-        if top.kind != "top" or top.query is None:
-            continue
-        proof, shown = found.proofs[top.query], top.removed[:REMOVED_SHOWN]
-        pictures = training_set.pictures(shown)
-        records = [training_set.records[training_set.index[name]] for name in shown]
-        proofs[top.query] = ProofFacts(
-            removed=top.removed,
-            shown=tuple(RemovedRecord(r.record, pictures[r.record], r.captions[0]) for r in records),
-            before=found.png(drawings[None, top.query]),
-            seed=proof.seed,
-            guidance=proof.guidance,
-            steps=proof.steps,
-            timesteps=len(found.timesteps),
-            draws=found.draws,
-            top=seen_on(top.query, top),
-            random=tuple(seen_on(top.query, removal) for removal in random),
-            excess=proof.excess,
-            excess_standard_error=proof.excess_standard_error,
-            chance=proof.chance,
-            control_queries=tuple(
-                ControlQuery(
-                    query, prompts[query], effects[top.number, query].delta_l, effects[top.number, query].standard_error
-                )
-                for query in found.queries
-                if query != top.query
-            ),
-        )
-    return proofs
 
 
 def _query(
