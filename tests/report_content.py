@@ -149,7 +149,7 @@ class Build:
                 duplicates=3,
                 revision={"rev": "v2.1"},
             ),
-            method=MethodFacts("unsee", 10, 1, False, 4, 0.1, 1.5, 400, 0, 0.05),
+            method=MethodFacts("unsee", 10, 1, False, 4, 0.1, 1.5, 400, 0, 0.05, False),
             queries=queries or default,
             digests={"training set": cls.digest("data"), "scores": cls.digest("scores")},
             code=CodeFacts("0.1.0", "5172faa"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from unsee.cache import S3, local_root, location
 from unsee.errors import UnseeError
 from unsee.params import Params, StoreParams
+from unsee.processors import usable_processors
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -82,7 +83,7 @@ def examine(params: Params, try_store: Callable[[str, StoreParams], None] | None
     folder = local_root(params.run.cache)
     findings += [_folder("cache folder", folder, "Set run.cache or UNSEE_CACHE to a writable folder with free space.")]
     findings += [_folder("current folder", Path.cwd(), "Give --out a writable folder with free space.")]
-    findings += [_memory(memory_limit()), Finding("processors", "ok", f"{_processors()} usable")]
+    findings += [_memory(memory_limit()), Finding("processors", "ok", f"{usable_processors()} usable")]
     return findings
 
 
@@ -223,9 +224,3 @@ def _physical_memory() -> int:
 
 def _container_memory() -> int:
     return int(Path("/sys/fs/cgroup/memory.max").read_text())  # "max" where there is no limit
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -94,6 +94,28 @@ def test_stopped_at_any_step_it_ends_bit_for_bit(whole: Run, stops: list[int], e
         assert {p.name for p in Path(folder).iterdir()} <= {"state"}
 
 
+def test_a_kill_between_two_checkpoints_loses_none(whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path / "state", 10, "one")
+    renames: list[Path] = []
+    rename = Path.rename
+
+    def killed_at_the_last(path: Path, target: Path) -> Path:
+        renames.append(path)
+        # The first checkpoint takes one rename; the second sets the first aside, then would take its place.
+        if len(renames) == 3:
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed_at_the_last)
+        with pytest.raises(Killed):
+            Run(checkpoints).fit()
+    assert not checkpoints.folder.exists()
+    last = Run(checkpoints).fit()
+    assert last.taken[0] == 10
+    assert_same(last, whole)
+
+
 def test_the_curve_holds_the_means_between_its_points(whole: Run) -> None:
     assert [step for step, _ in whole.curve] == [20, 40, 47]
     assert whole.curve[0][1] > whole.curve[-1][1] > 0

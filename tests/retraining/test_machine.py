@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +47,14 @@ def test_the_processor_is_named_wherever_its_name_is_kept(tmp_path: Path, monkey
 def test_cores_are_shared_out(
     monkeypatch: pytest.MonkeyPatch, cores: int, asked: int, expected: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(machine, "usable_processors", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     found = machine_for(load_params(None, {"train.processes": asked}).train, CPU)
     assert (found.processes, found.threads) == expected
+
+
+def test_no_more_threads_than_the_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_processors", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    found = machine_for(load_params(None, {"train.processes": 2}).train, CPU)
+    assert (found.processes, found.threads) == (2, 1)

@@ -19,7 +19,7 @@ from unsee.errors import EnvironmentProblem
 from unsee.models.pipeline import DiffusersModel, model_digest
 from unsee.params import Params
 from unsee.records.training_set import TrainingSet
-from unsee.retraining import group, reference
+from unsee.retraining import group, machine, reference
 from unsee.retraining.machine import machine_for
 from unsee.retraining.reference import train_reference
 
@@ -107,12 +107,12 @@ def test_more_processes_than_work_or_cores_are_not_started(small: Params, monkey
         section = small.train.model_copy(update={"processes": processes})
         return machine_for(section, torch.device(device)).processes
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "usable_processors", lambda: 64)
     assert size(1) == 1
     assert size(4) == 4
     assert size(40) == 6  # the smaller batch
     assert size(4, "meta") == 1
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine, "usable_processors", lambda: 2)
     assert size(4) == 2
 
 

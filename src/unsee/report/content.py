@@ -99,6 +99,7 @@ class MethodFacts(Checked):
         samples: (timestep, noise) samples of a query's gradient.
         seed: the run's seed.
         false_discovery_rate: at which the signal is said to end.
+        as_published: whether it is the published recipe with all of its numbers.
     """
 
     compat: str
@@ -111,6 +112,7 @@ class MethodFacts(Checked):
     samples: int
     seed: int
     false_discovery_rate: float
+    as_published: bool
 
     def _check(self) -> None:
         require(0 < self.false_discovery_rate < 1, "false_discovery_rate is not in (0, 1)")

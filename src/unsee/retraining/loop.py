@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -129,8 +130,28 @@ def _save(
             "sha256": artifacts.file_sha256(part / _TENSORS),
         }
         artifacts.write_json(part / _FACTS, {"facts": facts, "digest": artifacts.digest_of(facts)})
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        # A kill at any point leaves one whole checkpoint.
+        old = _old(checkpoints.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        if checkpoints.folder.exists():
+            checkpoints.folder.rename(old)
         part.rename(checkpoints.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+def _whole_facts(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says about itself; None where there is none, or it is not whole."""
+    try:
+        stated = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = stated["facts"]
+        whole = stated["digest"] == artifacts.digest_of(facts)
+        return facts if whole and facts["sha256"] == artifacts.file_sha256(folder / _TENSORS) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _resume(
@@ -139,16 +160,13 @@ def _resume(
     average: nn.Module | None,
     checkpoints: Checkpoints,
 ) -> Progressed:
-    try:
-        stated = json.loads((checkpoints.folder / _FACTS).read_text(encoding="utf-8"))
-        facts = stated["facts"]
-        whole = stated["digest"] == artifacts.digest_of(facts)
-        whole = whole and facts["sha256"] == artifacts.file_sha256(checkpoints.folder / _TENSORS)
-    except (OSError, ValueError, KeyError, TypeError):
+    for folder in (checkpoints.folder, _old(checkpoints.folder)):
+        facts = _whole_facts(folder)
+        if facts is not None and facts["fingerprint"] == checkpoints.fingerprint:
+            break
+    else:
         return Progressed()
-    if not whole or facts["fingerprint"] != checkpoints.fingerprint:
-        return Progressed()
-    tensors = load_file(checkpoints.folder / _TENSORS)
+    tensors = load_file(folder / _TENSORS)
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from unsee.params import TrainParams
+from unsee.processors import usable_processors
 
 _LIBRARIES = ("torch", "diffusers", "numpy", "scipy")
 _CPU_FACTS = Path("/proc/cpuinfo")
@@ -55,11 +55,11 @@ def here(device: torch.device, processes: int, threads: int) -> Machine:
 
 def machine_for(train: TrainParams, device: torch.device) -> Machine:
     """How a training runs here: as many processes as asked for, as far as there are cores and samples in a batch."""
-    cores = os.cpu_count() or 1
+    cores = usable_processors()
     if device.type != "cpu":
         return here(device, 1, torch.get_num_threads())
     processes = max(1, min(train.processes, cores, train.vae_batch_size, train.unet_batch_size))
-    return here(device, processes, max(1, cores // processes))
+    return here(device, processes, max(1, min(cores // processes, torch.get_num_threads())))
 
 
 def _cpu_name() -> str:

@@ -18,12 +18,12 @@ from unsee.attribution.loss_table import LossTable
 from unsee.attribution.scores import Ranking, Scores, ScoreSummary
 from unsee.attribution.significance import group_shares
 from unsee.attribution.unlearned_weights import UnlearnedWeights, Unlearning
+from unsee.credentials import without_credentials
 from unsee.evaluation.counterfactual_artifact import Counterfactual
 from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
 from unsee.models.weights import select_weights
-from unsee.params import Params
-from unsee.records.dvc_source import without_credentials
+from unsee.params import Params, default_values
 from unsee.records.query_set import Query, QuerySet
 from unsee.records.training_set import Record, TrainingSet
 from unsee.report.content import (
@@ -248,6 +248,7 @@ def _data(training_set: TrainingSet) -> DataFacts:
     groups: dict[str | None, list[Record]] = defaultdict(list)
     for record in training_set.records:
         groups[record.group].append(record)
+    revision = dict(training_set.meta.get("dvc") or {})
     named = sorted(groups, key=lambda g: (g is None, -len(groups[g]), g or ""))
     return DataFacts(
         source=str(training_set.meta["source"]),
@@ -258,7 +259,7 @@ def _data(training_set: TrainingSet) -> DataFacts:
         ),
         quarantined=tuple(QuarantinedFile(q.source, q.reason) for q in training_set.quarantine),
         duplicates=int(training_set.meta["duplicates"]),
-        revision={str(key): str(value) for key, value in dict(training_set.meta.get("dvc") or {}).items()},
+        revision={str(key): str(value) for key, value in revision.items() if value is not None},
     )
 
 
@@ -276,7 +277,15 @@ def _method(model: DiffusersModel, params: Params) -> MethodFacts:
         samples=80 * params.unlearn.official_batches if official else params.unlearn.samples,
         seed=params.seed,
         false_discovery_rate=params.report.false_discovery_rate,
+        as_published=official and _published_numbers(params),
     )
+
+
+def _published_numbers(params: Params) -> bool:
+    shipped = default_values()["unlearn"]
+    asked = params.unlearn
+    same = asked.official_batches == shipped["official_batches"] and asked.official_alpha == shipped["official_alpha"]
+    return same and params.weights.preset == "cross-attn-kv" and params.weights.patterns is None
 
 
 def _query(
