@@ -78,16 +78,14 @@ def compile_to(folder: Path, manifests: Path, cluster: ClusterParams) -> list[Pa
     return written
 
 
-def stale(root: Path, cluster: ClusterParams) -> list[Path]:
-    """The compiled files below `root` that are not what the pipelines compile to now."""
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = compile_to(Path(scratch) / COMPILED, Path(scratch) / MANIFESTS, cluster)
-        names = [path.relative_to(scratch) for path in fresh]
-        return [
-            name
-            for name in names
-            if not (root / name).is_file() or (root / name).read_bytes() != (Path(scratch) / name).read_bytes()
-        ]
+def stale(root: Path, fresh: Path) -> list[Path]:
+    """The compiled files below `root` that are not what lies below `fresh`, where everything was compiled just now."""
+    names = [folder / f"{name}.yaml" for name in PIPELINES for folder in (COMPILED, MANIFESTS)]
+    return [
+        name
+        for name in names
+        if not (root / name).is_file() or (root / name).read_bytes() != (fresh / name).read_bytes()
+    ]
 
 
 def main() -> None:
@@ -96,7 +94,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say whether the files are up to date")
     cluster = load_params().cluster
     if parser.parse_args().check:
-        old = stale(ROOT, cluster)
+        with tempfile.TemporaryDirectory() as scratch:
+            compile_to(Path(scratch) / COMPILED, Path(scratch) / MANIFESTS, cluster)
+            old = stale(ROOT, Path(scratch))
         if old:
             sys.exit(f"not up to date, run `make compile`: {', '.join(map(str, old))}")
         return

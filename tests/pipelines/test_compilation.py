@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,17 +49,24 @@ def shims(spec: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_what_is_committed_is_what_the_pipelines_compile_to() -> None:
-    assert compilation.stale(ROOT, CLUSTER) == []
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fresh")
+    compilation.compile_to(root / COMPILED, root / MANIFESTS, CLUSTER)
+    return root
 
 
-def test_drift_is_noticed(tmp_path: Path) -> None:
-    compilation.compile_to(tmp_path / COMPILED, tmp_path / MANIFESTS, CLUSTER)
-    assert compilation.stale(tmp_path, CLUSTER) == []
+def test_what_is_committed_is_what_the_pipelines_compile_to(fresh: Path) -> None:
+    assert compilation.stale(ROOT, fresh) == []
+
+
+def test_drift_is_noticed(fresh: Path, tmp_path: Path) -> None:
+    shutil.copytree(fresh, tmp_path, dirs_exist_ok=True)
+    assert compilation.stale(tmp_path, fresh) == []
     path = tmp_path / COMPILED / "attribution-audit.yaml"
     path.write_bytes(path.read_bytes().replace(b"maxRetryCount: 2", b"maxRetryCount: 3", 1))
     (tmp_path / MANIFESTS / "reproduce-audit.yaml").unlink()
-    assert compilation.stale(tmp_path, CLUSTER) == [
+    assert compilation.stale(tmp_path, fresh) == [
         COMPILED / "attribution-audit.yaml",
         MANIFESTS / "reproduce-audit.yaml",
     ]

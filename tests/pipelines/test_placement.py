@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import yaml
+from google.protobuf import json_format
 
-from pipelines.compilation import COMPILED, MANIFESTS, compile_to
+from pipelines.compilation import built
 from unsee.params import load_params
 
 CPU = f"registry.example/unsee-python-cpu@sha256:{'1' * 64}"
@@ -29,11 +27,8 @@ NETWORK = {
 def executors(**cluster: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Container and Kubernetes settings of every component, compiled for a cluster."""
     params = load_params(None, {f"cluster.{key}": value for key, value in cluster.items()})
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        compile_to(root / COMPILED, root / MANIFESTS, params.cluster)
-        text = (root / COMPILED / "attribution-audit.yaml").read_text(encoding="utf-8")
-    spec, platform = yaml.safe_load_all(text)
+    pipeline = built("attribution-audit", params.cluster)
+    spec, platform = (json_format.MessageToDict(part) for part in (pipeline.pipeline_spec, pipeline.platform_spec))
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     containers = spec["deploymentSpec"]["executors"]
     return {label.removeprefix("exec-"): (containers[label]["container"], settings[label]) for label in containers}
