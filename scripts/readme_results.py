@@ -38,6 +38,7 @@ LINES: tuple[tuple[str, str, str], ...] = (
         "peak_memory_ratio_4n",
         "peak memory of scoring four times the records over once: {:.2f}",
     ),
+    ("startup", "step_start_seconds", "start of a step in the container image, the slowest one: {:.1f} s"),
 )
 
 

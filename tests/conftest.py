@@ -14,6 +14,8 @@ from unsee.models.encoded_set import EncodedSet
 from unsee.models.pipeline import DiffusersModel
 from unsee.records.training_set import TrainingSet
 
+pytest_plugins = ["docker_engine"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docker_engine import Engine
 from small_audit import SMALL
 from unsee.report.comparison import Comparison, compare, read_report
 
@@ -59,7 +60,7 @@ def run_pipeline(tmp: Path, *arguments: str, given: dict[str, Any] | None = None
 
 def report_of(tmp: Path) -> dict[str, Any]:
     """The report that the pipeline wrote."""
-    (path,) = (tmp / "kfp" / "out").glob("*/report*/report/report.json")
+    (path,) = (tmp / "kfp" / "out").glob("attribution-audit-*/report*/report/report.json")
     return read_report(path)
 
 
@@ -113,3 +114,12 @@ def test_a_failed_task_is_told_by_the_exit_handler(tmp_path: Path) -> None:
     told = run_pipeline(tmp_path, given=wrong, code=1)
     assert "unlearn.loss_ratio" in told
     assert re.search(r'outcome: .*"state": "FAILED"', told)
+
+
+@pytest.mark.docker
+def test_in_containers_the_pipeline_comes_to_the_same_report(
+    reproduced: dict[str, Any], engine: Engine, cpu_image: str, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    run_pipeline(tmp_path, "--image", cpu_image, **engine.environment())
+    agree(reproduced, report_of(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping
@@ -163,7 +164,10 @@ def outside(_params: Params) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the checkout that unsee runs from, marked where files differ; None outside a checkout."""
+    """The git commit of the checkout that unsee runs from, marked where files differ.
+
+    Outside a checkout it is what UNSEE_REVISION says, which images set, or None.
+    """
     source = Path(unsee.__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -179,7 +183,8 @@ def commit() -> str | None:
     tracked = git("ls-files", "--error-unmatch", "artifacts.py")
     head = git("rev-parse", "HEAD")
     if tracked is None or not head:
-        return None
+        # An image says what it was built from.
+        return os.environ.get("UNSEE_REVISION") or None
     return f"{head}, with uncommitted changes" if git("status", "--porcelain", "--", ".") else head
 
 
