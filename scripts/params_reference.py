@@ -83,21 +83,22 @@ def _bounds(constraints: Iterable[Any]) -> list[str]:
 
 
 def _type(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        inner, *constraints = get_args(annotation)
-        return " ".join([_type(inner), *_bounds(constraints)])
-    if get_origin(annotation) is Literal:
-        return " or ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) is UnionType:
-        return " or ".join(_type(part) for part in get_args(annotation))
-    if get_origin(annotation) is list:
-        (inner,) = get_args(annotation)
-        return f"list of {_type(inner)}"
-    if get_origin(annotation) is dict:
-        return f"mapping of {' to '.join(_type(part) for part in get_args(annotation))}"
-    if issubclass(annotation, BaseModel):
-        return f"mapping with {', '.join(f'`{name}`' for name in annotation.model_fields)}"
-    return _NAMES[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        words = " ".join([_type(arguments[0]), *_bounds(arguments[1:])])
+    elif origin is Literal:
+        words = " or ".join(f"`{value}`" for value in arguments)
+    elif origin is UnionType:
+        words = " or ".join(_type(part) for part in arguments)
+    elif origin is list:
+        words = f"list of {_type(arguments[0])}"
+    elif origin is dict:
+        words = f"mapping of {' to '.join(_type(part) for part in arguments)}"
+    elif issubclass(annotation, BaseModel):
+        words = f"mapping with {', '.join(f'`{name}`' for name in annotation.model_fields)}"
+    else:
+        words = _NAMES[annotation]
+    return words
 
 
 def _cell(text: str) -> str:

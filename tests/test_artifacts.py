@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unprivileged import unprivileged
 from unsee import artifacts
 from unsee.errors import ArtifactError, EnvironmentProblem
 
@@ -115,6 +117,58 @@ def test_a_full_disk_is_an_environment_problem_that_names_the_folder(tmp_path: P
     assert caught.value.file == str(tmp_path / "thing")
     assert "--out" in caught.value.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["thing", "deep/thing"])
+def test_a_folder_that_may_not_be_written_is_named_with_what_to_set(tmp_path: Path, place: str) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o500)
+    with (
+        unprivileged(tmp_path),
+        pytest.raises(EnvironmentProblem, match="Permission denied") as caught,
+        artifacts.disk_errors(closed / place, "run.cache"),
+    ):
+        (closed / place).with_suffix(".part").mkdir(parents=True)
+    assert caught.value.file == str(closed / place)
+    assert caught.value.remedy.endswith("choose another one with run.cache.")
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match=r"Not a directory.*in the way"):
+        make(tmp_path / "file" / "thing")
+    with (
+        pytest.raises(EnvironmentProblem, match=r"File exists.*in the way"),
+        artifacts.disk_errors(tmp_path / "file"),
+    ):
+        (tmp_path / "file").mkdir(exist_ok=True)
+    with pytest.raises(EnvironmentProblem, match="shorter name"):
+        make(tmp_path / ("x" * 251))
+
+
+def test_an_input_that_may_not_be_read_is_not_told_as_an_output(tmp_path: Path) -> None:
+    closed = tmp_path / "work" / "thing_before" / "closed"
+    closed.parent.mkdir(parents=True)
+    closed.touch()
+    closed.chmod(0)
+    with (
+        unprivileged(tmp_path),
+        pytest.raises(PermissionError) as caught,
+        artifacts.writing(tmp_path / "work" / "thing", "Thing", 1),
+    ):
+        closed.read_bytes()
+    assert caught.value.filename == str(closed)
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["thing_before"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="/dev/full is no device here")
+def test_a_full_disk_is_told_by_copies_too(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"x" * 100)
+    full = tmp_path / "thing.part"
+    full.symlink_to("/dev/full")
+    with pytest.raises(EnvironmentProblem, match="No space left"), artifacts.disk_errors(tmp_path / "thing"):
+        shutil.copyfile(tmp_path / "elsewhere", full)
 
 
 def test_nan_never_reaches_a_file(tmp_path: Path) -> None:

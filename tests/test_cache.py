@@ -74,3 +74,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(EnvironmentProblem, match="No space left"):
         ContentCache(tmp_path).write("place", "name", b"one", ".bin")
     assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_says_where_to_choose_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match=r"run\.cache or UNSEE_CACHE") as caught:
+        ContentCache(tmp_path / "file").write("place", "name", b"one", ".bin")
+    assert caught.value.file == str(tmp_path / "file" / "place")

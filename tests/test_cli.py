@@ -183,6 +183,20 @@ def test_data_becomes_params() -> None:
     }
 
 
+def test_a_repository_without_data_in_it_is_told_as_such(run: Run, tmp_path: Path) -> None:
+    for more in (["--repo", "https://ghp_SECRET@forge/x.git", "--rev", "v1"], ["--rev", "v1"], ["--repo", "."]):
+        result = run("audit", *more, code=2)
+        assert result.stderr.startswith("error: --data: is missing: --repo and --rev tell where its folder is.")
+        assert "SECRET" not in result.stderr
+    (tmp_path / "mine.yaml").write_text("data: {source: folder, path: images, repo: ., rev: v1}\n")
+    assert options.data_overrides(None, None, "v2", tmp_path / "mine.yaml") == {"data.rev": "v2"}
+    (tmp_path / "mine.yaml").write_text("data: {source: digits}\n")
+    with pytest.raises(InputError, match="--data: is missing"):
+        options.data_overrides(None, None, "v2", tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("data: [\n")
+    assert "not valid YAML" in run("audit", "--rev", "v1", "--params", "mine.yaml", code=2).stderr
+
+
 def test_records_are_taken_at_what_ones_own_model_draws_unless_told_otherwise(tmp_path: Path) -> None:
     own = {"model.path": "m"}
     assert options.load(None, own).data.resolution == default_values()["data"]["resolution"]
@@ -201,6 +215,33 @@ def test_places_that_are_not_there_are_told_before_anything_starts(run: Run, tmp
     for verb in ("audit", "train"):
         assert "nodata: data.path: is not a folder" in run(verb, "--data", "nodata", code=2).stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/deep/audit"):
+        assert "file: --out: is not a folder" in run("audit", "--out", place, code=2).stderr
+        assert "file: --out: is not a folder" in run("train", "--out", place, code=2).stderr
+        assert "file: --work: is not a folder" in run("step", "encode", "--work", place, code=2).stderr
+        told = run("audit", "--set", f"run.cache={place}", code=2).stderr
+        assert "file: run.cache: is not a folder" in told
+        assert "UNSEE_CACHE" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_may_not_be_opened_is_not_told_as_an_output(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere/file")
+
+    monkeypatch.setattr(options, "load", closed)
+    assert run("params", code=2).stderr.startswith("error: somewhere/file: cannot be opened (Permission denied).")
+
+
+def test_retraining_needs_a_model_that_the_audit_trains(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    result = run("audit", "--retrain", "--model", "mine", code=2)
+    assert "`retrain.enabled` needs a model that the audit trains itself" in result.stderr
+    assert "leave `model.path` null" in result.stderr
 
 
 def test_a_revision_needs_its_repository(run: Run) -> None:
@@ -228,6 +269,23 @@ def test_a_step_prints_its_folder_and_is_skipped_when_nothing_changed(
     missing = run("step", "encode", "--work", "a b", *small, code=2)
     assert "train_reference" in missing.stderr
     assert not list((tmp_path / "a b").glob("*.part"))
+
+
+def test_an_audit_in_the_folder_of_its_data_is_none_of_the_data(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path / "images")
+    Image.new("RGB", (16, 16), "red").save("a.png")
+    Path("metadata.jsonl").write_text('{"file_name": "a.png", "text": "red"}\n')
+    own = ["--set", "data.source=folder", "--set", "data.path=.", "--set", "tracking.enabled=false"]
+    assert "quarantined" not in run("step", "version_data", *own).stderr
+    assert "unchanged" in run("step", "version_data", *own).stderr
+    told = run("step", "version_data", "--force", "--work", "other", *own).stderr
+    assert "training set: 1 records" in told
+    assert "quarantined" not in told
+    assert ".: --work: is the folder of the data" in run("step", "version_data", "--work", ".", *own, code=2).stderr
+    assert "--out: is the folder of the data" in run("audit", "--data", ".", "--out", "../images", code=2).stderr
 
 
 def test_generate_writes_pictures_that_tell_where_they_come_from(
@@ -265,7 +323,7 @@ def test_generate_needs_prompts_and_a_model(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_an_audit_of_which_every_query_failed_ends_with_1_and_has_its_report(
+def test_an_audit_of_which_every_query_failed_ends_with_3_and_has_its_report(
     run: Run, tmp_path: Path, pipeline_folder: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -279,7 +337,7 @@ def test_an_audit_of_which_every_query_failed_ends_with_1_and_has_its_report(
     small = ["tracking.enabled=false", "loss.timesteps=2", "fisher.draws=1", "unlearn.samples=4", "run.device=cpu"]
     settings = [word for setting in small for word in ("--set", setting)]
     own = ["--model", pipeline_folder, "--data", "images", "--query", "broken.png", "--prompt", "colour [3]"]
-    result = run("audit", *own, *settings, code=1)
+    result = run("audit", *own, *settings, code=3)
     report = tmp_path / result.stdout.splitlines()[-1]
     assert report == tmp_path / "audit" / "report" / "report.html"
     assert report.is_file()
@@ -299,10 +357,11 @@ def test_doctor_tells_and_exits_accordingly(run: Run, monkeypatch: pytest.Monkey
 
 
 def test_logging_is_taken_back(run: Run) -> None:
-    before = list(logging.getLogger().handlers)
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
     run("params")
     run("--verbose", "params")
-    assert logging.getLogger().handlers == before
+    assert (root.handlers, root.level) == before
     assert logging.getLogger("unsee").level == logging.NOTSET
 
 

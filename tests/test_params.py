@@ -49,6 +49,14 @@ def test_a_file_is_laid_over_the_defaults_and_overrides_over_both(tmp_path: Path
         ("seed: '3'", "seed", "valid integer"),
         ("seed: true", "seed", "valid integer"),
         ("seed: -1", "seed", "greater than or equal to 0"),
+        ("seed: 9007199254740992", "seed", "less than or equal to"),
+        ("queries: {seed: 9223372036854775808}", "queries.seed", "less than or equal to"),
+        ("queries: {guidance: .inf}", "queries.guidance", "finite number"),
+        ("queries: {guidance: .nan}", "queries.guidance", "finite number"),
+        ("queries: {steps: 1000}", "queries.steps", "less than 1000"),
+        ("train: {vae_channels: [8, 0]}", "train.vae_channels.1", "greater than 0"),
+        ("train: {unet_channels: [-8]}", "train.unet_channels.0", "greater than 0"),
+        ("weights: {patterns: []}", "weights.patterns", "at least 1 item"),
         ("queries: 3", "queries", "valid dictionary"),
         ("weights: {preset: best}", "weights.preset", "cross-attn-kv"),
         ("queries: {prompts: []}", "queries", "at least one prompt"),
@@ -56,6 +64,13 @@ def test_a_file_is_laid_over_the_defaults_and_overrides_over_both(tmp_path: Path
         ("data: {source: folder}", "data", "must name a folder"),
         ("data: {path: x}", "data", "need `source: folder`"),
         ("data: {source: folder, path: x, rev: v1}", "data", "go together"),
+        ("retrain: {removed: 1.5}", "retrain", "a share below 1 or a whole number"),
+        ("retrain: {removed: 0}", "retrain.removed", "greater than 0"),
+        ("retrain: {queries: [0, 0]}", "retrain", "distinct numbers"),
+        ("retrain: {queries: [-1]}", "retrain", "distinct numbers"),
+        ("retrain: {controls: 0}", "retrain.controls", "greater than or equal to 1"),
+        ("retrain: {draws: 1}", "retrain.draws", "greater than or equal to 2"),
+        ("retrain: {enabled: true}\nmodel: {path: mine}", "", "leave `model.path` null, or do not retrain"),
         ("data: {resolution: null}", "", "must be given where `model.path` is not"),
     ],
 )
@@ -68,6 +83,24 @@ def test_mistakes_name_file_field_and_remedy(tmp_path: Path, text: str, field: s
     assert caught.value.field == field
     assert problem in caught.value.problem
     assert "docs/reference/params.md" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {repo: 'https://ghp_SECRET@forge/x.git', rev: v1}",
+        "data: {source: folder, path: x, repo: 'https://me:SECRET@forge/x.git'}",
+        "data: 'https://ghp_SECRET@forge/x.git'",
+        "data: {repo: ['https://ghp_SECRET@forge/x.git']}",
+        "tracking: {enabled: 'http://me:SECRET-that-is-so-long-that-the-rest-of-the-address-is-cut-off@forge/x'}",
+    ],
+)
+def test_what_was_given_is_told_without_credentials(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_params(path)
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- 1", b"\xff\xfe", b"!!python/object/apply:os.system [ls]"])

@@ -23,6 +23,8 @@ from typing import Any
 from unsee.errors import ArtifactError, EnvironmentProblem
 
 HEADER = "artifact.json"
+STATE = ".state"
+"""Folder in an audit's folder for notes on what was done."""
 
 # File names inside the artifact folders, all of them, in one place.
 MANIFEST = "manifest.parquet"
@@ -119,17 +121,32 @@ def writing(out: Path, kind: str, schema_version: int, meta: dict[str, Any] | No
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'disk full', 'read-only' and 'permission denied' into an error that names `path` and a remedy."""
+def disk_errors(path: Path, setting: str = "--out") -> Iterator[None]:
+    """Turn what stops `path` from being written (a full disk, a missing right, ..) into an error that names a remedy.
+
+    What goes wrong elsewhere, with an input that may not be read, say, is passed on as it is.
+
+    Args:
+        setting: where a person chooses another path, for the remedy.
+
+    Raises:
+        EnvironmentProblem: `path`, or something in it or beside it on its way to it, cannot be written.
+    """
     remedies = {
-        errno.ENOSPC: "Free some space or choose another folder with --out.",
-        errno.EDQUOT: "Free some of your quota or choose another folder with --out.",
-        errno.EROFS: "Choose a writable folder with --out.",
-        errno.EACCES: "Make the folder writable or choose another one with --out.",
+        errno.ENOSPC: f"Free some space or choose another folder with {setting}.",
+        errno.EDQUOT: f"Free some of your quota or choose another folder with {setting}.",
+        errno.EROFS: f"Choose a writable folder with {setting}.",
+        errno.EACCES: f"Make the folder writable or choose another one with {setting}.",
+        errno.EEXIST: f"A file is in the way: choose another folder with {setting}.",
+        errno.ENOTDIR: f"A file is in the way: choose another folder with {setting}.",
+        errno.ENAMETOOLONG: f"Choose a shorter name with {setting}.",
     }
     try:
         yield
     except OSError as error:
+        names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        if names and not any(_on_the_way_to(path, os.fsdecode(name)) for name in names):
+            raise
         number, reason = error.errno, error.strerror
         cause: Exception = error
     except Exception as error:
@@ -145,6 +162,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise cause
     problem = f"cannot be written ({reason})."
     raise EnvironmentProblem(problem, file=path, remedy=remedies[number]) from cause
+
+
+def _on_the_way_to(path: Path, name: str) -> bool:
+    """Whether a name is of `path`, of a folder around it, of what is in it, or of what becomes it or was it."""
+    whole, named = path.absolute(), Path(name).absolute()
+    if whole.is_relative_to(named):
+        return True
+    if not named.is_relative_to(whole.parent):
+        return False
+    beside = named.relative_to(whole.parent).parts[0]
+    return beside == whole.name or beside.startswith((f"{whole.name}.", f".{whole.name}-"))
 
 
 def seal(folder: Path, kind: str, schema_version: int, meta: Mapping[str, Any]) -> Header:

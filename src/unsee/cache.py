@@ -27,6 +27,8 @@ from unsee.errors import ArtifactError, InputError
 
 S3 = "s3://"
 """What the address of a cache in an object store begins with."""
+SETTING = "run.cache or UNSEE_CACHE"
+"""Where a person chooses another cache, for remedies."""
 
 _STATED = re.compile(r"-([0-9a-f]{64})(?:\.[A-Za-z0-9.]+)?$")
 _KEY_BYTES, _NAME_BYTES = 800, 255
@@ -163,13 +165,13 @@ class Folder:
 
     def put(self, key: str, data: bytes) -> None:
         """See `Blobs`; raises `EnvironmentProblem` where the disk is full or not writable."""
-        with whole_file(self.path(key)) as part:
+        with whole_file(self.path(key), SETTING) as part:
             part.write_bytes(data)
 
     def delete(self, key: str) -> None:
         """See `Blobs`."""
         path = self.path(key)
-        with disk_errors(path.parent):
+        with disk_errors(path.parent, SETTING):
             path.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
@@ -185,15 +187,18 @@ class Folder:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, setting: str = "--out") -> Iterator[Path]:
     """Yields a file to write, which becomes `path` at the end; if the body raises, nothing is left behind.
+
+    Args:
+        setting: see `disk_errors`.
 
     Raises:
         EnvironmentProblem: the disk is full or not writable.
     """
     # No other writer, in this process or on another machine that shares the folder, has this name; it is no key.
     part = path.with_name(f".{uuid.uuid4().hex}.part")
-    with disk_errors(path.parent):
+    with disk_errors(path.parent, setting):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part

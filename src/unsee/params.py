@@ -10,20 +10,23 @@ from __future__ import annotations
 import copy
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from unsee.credentials import without_credentials
 from unsee.errors import InputError
 
 Style = Literal["noto", "twemoji", "openmoji", "fluent-flat", "fluent-3d"]
+# Larger ones are rounded by whoever keeps numbers of JSON as doubles, Kubeflow among them.
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
 class Section(BaseModel):
-    """A section of params.yaml: unknown keys and wrong types are errors."""
+    """A section of params.yaml: unknown keys, wrong types and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -68,11 +71,13 @@ class ModelParams(Section):
 class TrainParams(Section):
     """How the small reference model is trained."""
 
-    vae_channels: list[int] = Field(min_length=2, description="Channels per level; each level but the last halves.")
+    vae_channels: list[PositiveInt] = Field(
+        min_length=2, description="Channels per level; each level but the last halves."
+    )
     vae_steps: int = Field(ge=1, description="Optimiser steps of the autoencoder.")
     vae_batch_size: int = Field(ge=1, description="Images per autoencoder step.")
     vae_learning_rate: float = Field(gt=0, description="Peak learning rate of the autoencoder.")
-    unet_channels: list[int] = Field(min_length=1, description="Channels per UNet level.")
+    unet_channels: list[PositiveInt] = Field(min_length=1, description="Channels per UNet level.")
     unet_steps: int = Field(ge=1, description="Optimiser steps of the UNet.")
     unet_batch_size: int = Field(ge=1, description="Latents per UNet step, over all processes.")
     unet_learning_rate: float = Field(gt=0, description="Peak learning rate of the UNet.")
@@ -105,21 +110,25 @@ class WeightParams(Section):
     """Which weights move."""
 
     preset: Literal["cross-attn-kv", "cross-attn", "attn", "all"] = Field(description="A named set of weights.")
-    patterns: list[str] | None = Field(description="Shell patterns over parameter names, instead of the preset.")
+    patterns: list[str] | None = Field(
+        min_length=1, description="Shell patterns over parameter names, instead of the preset."
+    )
 
 
 class QueryParams(Section):
     """The pictures that are asked about: generated from prompts, or given with the prompts they came from."""
 
     prompts: list[str] = Field(description="Prompts to generate pictures from.")
-    seed: int = Field(ge=0, description="Seed of the first prompt's initial noise; the next ones count up.")
+    seed: Seed = Field(description="Seed of the first prompt's initial noise; the next ones count up.")
     folder: str | None = Field(
         description="Audit the pictures in this folder (a path, or s3://bucket/prefix) instead, each with the prompt "
         "that its metadata.jsonl or metadata.csv gives as `text`, as `unsee generate` writes it."
     )
     pictures: list[str] = Field(description="Picture files to audit instead; then `prompts` are theirs, in order.")
     guidance: float = Field(ge=0, description="Classifier-free guidance scale of the generation.")
-    steps: int = Field(ge=1, description="Denoising steps of the generation.")
+    steps: int = Field(
+        ge=1, lt=1000, description="Denoising steps of the generation; fewer than the model's training timesteps."
+    )
 
     @model_validator(mode="after")
     def _one_prompt_each(self) -> QueryParams:
@@ -266,7 +275,7 @@ class TrackingParams(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    seed: int = Field(ge=0, description="The run's seed: training, noise, everything random derives from it.")
+    seed: Seed = Field(description="The run's seed: training, noise, everything random derives from it.")
     compat: Literal["unsee", "official"] = Field(
         description="`unsee`: damped step, sized by its effect, midpoint grid, mean over flips. `official`: the "
         "published recipe: no damping, fixed step size, grid 0, 50, .., 950, the larger of the two flips."
@@ -346,16 +355,19 @@ def validate(values: dict[str, Any], where: str) -> Params:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "missing" else f" (given: {_short(first['input'])})"
+        given = "" if first["type"] == "missing" else _given(first["input"])
         more = "" if error.error_count() == 1 else f" {error.error_count() - 1} more field(s) are wrong too."
         problem = f"{message[0].lower()}{message[1:]}{given}."
         remedy = f"Correct it; every key is described in docs/reference/params.md.{more}"
         raise InputError(problem, file=where, field=field, remedy=remedy) from error
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _given(value: Any) -> str:
+    # A whole section says nothing about which of its values is wrong.
+    if isinstance(value, dict):
+        return ""
+    text = without_credentials(repr(value))
+    return f" (given: {text if len(text) <= 60 else text[:57] + '...'})"
 
 
 def _laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import operator
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 SECONDS_PER_LINE = 10.0
 """Log lines are at least this far apart,"""
@@ -82,14 +79,6 @@ class Progress:
         if self._view is not None:
             self._view.close(time.monotonic(), finished=kind is None)
             self._view = None
-
-
-def track(iterable: Iterable[_T], description: str, total: int | None = None, unit: str = "it") -> Iterator[_T]:
-    """Yield from `iterable`, counting; `total` is asked of the iterable where it is not given."""
-    with Progress(description, operator.length_hint(iterable) or None if total is None else total, unit) as progress:
-        for item in iterable:
-            yield item
-            progress.advance()
 
 
 class _Bar:

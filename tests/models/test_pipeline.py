@@ -111,6 +111,19 @@ def test_unreadable_training_facts_are_named(copy: Path) -> None:
         DiffusersModel.load(copy, device="cpu")
 
 
+@pytest.mark.parametrize("flip", ['"false"', "0", "null"])
+def test_whether_it_was_trained_with_flips_is_true_or_false_and_nothing_else(copy: Path, flip: str) -> None:
+    (copy / "unsee.json").write_text(f'{{"flip": {flip}}}')
+    with pytest.raises(InputError, match=r"unsee\.json: flip: is neither true nor false"):
+        DiffusersModel.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize("steps", [1000, 1001])
+def test_more_steps_than_the_scheduler_does_are_told(tiny_model: DiffusersModel, steps: int) -> None:
+    with pytest.raises(InputError, match=rf"queries\.steps: is {steps}, which the model's DDIMScheduler of 1000"):
+        tiny_model.generate(["a digit"], [0], guidance=1.0, steps=steps)
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(EnvironmentProblem, match=r"run.device: 'cuda:7' is not available"):
         pick_device("cuda:7")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsee.platform import guard as module
-from unsee.platform.guard import FAILURES_IN_A_ROW, Guard, one_line, without_credentials
+from unsee.platform.guard import FAILURES_IN_A_ROW, Guard, one_line
 
 
 class Refused(Exception):
@@ -93,23 +93,6 @@ def test_interrupts_pass() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Guard()("log", stop)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://me:secret@host:5000/x", "http://host:5000/x"),
-        ("GET https://me:p@ss@host/a?b=c failed", "GET https://host/a?b=c failed"),
-        (
-            "postgresql://me:secret@db/mlflow and git+ssh://git@forge/x.git",
-            "postgresql://db/mlflow and git+ssh://forge/x.git",
-        ),
-        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
-        ("mail me@example.org", "mail me@example.org"),
-    ],
-)
-def test_credentials_are_taken_out(text: str, shown: str) -> None:
-    assert without_credentials(text) == shown
 
 
 @given(st.text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -164,6 +165,26 @@ def test_an_interrupted_audit_is_killed(work: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Tracker.open(params_with(), work) as tracker, tracker.step("encode", {}, {}):
         raise KeyboardInterrupt
     assert {run.info.status for run in runs_of(client_of(work)).values()} == {"KILLED"}
+
+
+def test_a_terminated_audit_is_killed_and_leaves_nothing_half_written(work: Path) -> None:
+    command = [sys.executable, "-m", "unsee", "step", "version_data", "--work", str(work)]
+    command += ["--set", "data.source=digits", "--set", "data.resolution=512"]
+    with subprocess.Popen(command, cwd=work.parent, stderr=subprocess.PIPE, text=True) as working:
+        assert working.stderr is not None
+        deadline = time.monotonic() + 60
+        while not (work / "version_data.part").exists():
+            assert time.monotonic() < deadline
+            assert working.poll() is None
+            time.sleep(0.02)
+        working.send_signal(signal.SIGTERM)
+        told = working.stderr.read()
+        assert working.wait(30) == 143
+    assert "terminated; what was finished is kept" in told
+    assert "Traceback" not in told
+    assert not list(work.glob("*.part"))
+    statuses = {name: run.info.status for name, run in runs_of(client_of(work)).items()}
+    assert statuses == {"audit audit": "KILLED", "version_data": "KILLED"}
 
 
 def test_a_preset_run_is_adopted_once_and_left_open(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from unsee import artifacts
 from unsee.errors import InputError
 from unsee.records.candidates import Candidate
-from unsee.records.imagefolder import intake, leads_out, read_metadata
+from unsee.records.imagefolder import fingerprint, intake, leads_out, read_metadata
 from unsee.records.training_set import Quarantined, Record, TrainingSetWriter
 
 LIMIT = 64.0
@@ -91,6 +92,20 @@ def test_what_cannot_be_read_or_is_not_named_is_quarantined(tmp_path: Path) -> N
         ("README.md", "is not named in the metadata"),
         ("deep/extra.png", "is not named in the metadata"),
     ]
+
+
+def test_audits_kept_in_the_folder_are_no_data(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png")
+    write_lines(tmp_path, {"file_name": "a.png", "text": "one"})
+    before = fingerprint(tmp_path)
+    (tmp_path / "deep" / "audit" / ".state").mkdir(parents=True)
+    (tmp_path / "deep" / "audit" / "mlflow.db").write_text("")
+    (tmp_path / "deep" / "audit" / "mlartifacts").mkdir()
+    (tmp_path / "deep" / "audit" / "mlartifacts" / "report.html").write_text("")
+    with artifacts.writing(tmp_path / "set", "Thing", 1) as part:
+        (part / "more.png").write_text("")
+    assert fingerprint(tmp_path) == before
+    assert [item.source for item in read(tmp_path)] == ["a.png"]
 
 
 def test_a_name_that_is_not_utf8_can_still_be_told(tmp_path: Path) -> None:

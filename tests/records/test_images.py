@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+from unprivileged import unprivileged
 from unsee.records.images import Unreadable, open_rgb
 
 LIMIT = 64.0
@@ -250,6 +251,19 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for name, reason in {"absent.png": "does not exist", ".": "is not a file", "fifo": "is not a file"}.items():
         with pytest.raises(Unreadable, match=reason):
             open_rgb(tmp_path / name, LIMIT)
+
+
+def test_why_a_file_cannot_be_read_is_told_without_its_path(tmp_path: Path) -> None:
+    told = set()
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "closed.png").write_bytes(saved(scene()))
+        (folder / "closed.png").chmod(0)
+        with unprivileged(tmp_path), pytest.raises(Unreadable) as raised:
+            open_rgb(folder / "closed.png", LIMIT)
+        told.add(str(raised.value))
+    assert told == {"cannot be read (Permission denied)"}
 
 
 @settings(deadline=None, max_examples=150)

@@ -343,6 +343,15 @@ def test_inputs_that_do_not_belong_together_are_refused(audit, overrides, tmp_pa
         run(work, load_params(None, {**overrides, **cache}), "cache_baseline")
 
 
+def test_a_baseline_without_the_mirrored_pictures_is_no_baseline_for_them(audit, overrides, tmp_path: Path) -> None:
+    work = audit("plain", steps=AFTER_TRAINING[:5], loss__flips="none", queries__prompts=["the digit 3"])
+    params = load_params(None, {**overrides, "loss.flips": "both", "queries.prompts": ["the digit 3"]})
+    with pytest.raises(ArtifactError, match=r"flips: was made .* Run the step cache_baseline again") as caught:
+        run(work, params, "score")
+    assert caught.value.file == str(work / "cache_baseline")
+    assert not (work / "score").exists()
+
+
 def test_a_changed_query_picture_is_seen(overrides, tmp_path: Path) -> None:
     picture = tmp_path / "asked.png"
     Image.new("RGB", (16, 16), "red").save(picture)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +119,48 @@ def test_an_input_that_is_not_right_is_named_and_nothing_is_written(
         )
     assert not out.exists()
     assert not list(tmp_path.glob("losses*"))
+
+
+TERMINATED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from types import SimpleNamespace
+from unsee.steps import version_data
+from unsee.steps.task import run_task
+
+place = Path(sys.argv[1])
+
+def terminate():
+    while not place.with_name("set.part").exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=terminate, daemon=True).start()
+out = SimpleNamespace(path=str(place), metadata={})
+run_task(version_data.run, sys.stdin.read(), {}, out, SimpleNamespace(path=str(place.with_name("metrics"))))
+"""
+
+
+def test_a_terminated_task_is_killed_and_leaves_nothing_half_written(pipeline_folder: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    values = {pipeline_name(key): shipped(pipeline_name(key)) for key in PIPELINE_KEYS}
+    told = plan({**values, "data_source": "digits"}, {"data.resolution": 512}).steps["version_data"]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path / "out" / "set")],
+        input=told,
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 143, done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    client = MlflowClient(uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {run.info.run_name: run.info.status for run in runs if "mlflow.parentRunId" in run.data.tags} == {
+        "version_data": "KILLED"
+    }
 
 
 def test_tasks_share_one_run(

@@ -16,8 +16,11 @@ from PIL import Image
 
 from unsee.errors import EnvironmentProblem, InputError
 from unsee.params import Params, load_params
+from unsee.platform.tracking import Tracker
+from unsee.records.candidates import Candidate, Intake
 from unsee.records.training_set import TrainingSet
 from unsee.steps import version_data
+from unsee.steps.runner import run_step
 
 
 def params_of(**data: Any) -> Params:
@@ -190,12 +193,38 @@ def test_a_changed_folder_is_noticed(tmp_path: Path) -> None:
         version_data.outside(params_of(source="folder", path=str(tmp_path / "absent")))
 
 
+def with_npm(folder: Path) -> None:
+    (folder / "npm").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "npm").chmod(0o755)
+
+
 def test_npm_becoming_available_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    without = version_data.outside(params_of(source="emoji"))
-    (tmp_path / "npm").write_text("#!/bin/sh\n")
-    (tmp_path / "npm").chmod(0o755)
-    assert version_data.outside(params_of(source="emoji")) != without
+    params, work = load_params(None, {"data.source": "emoji", "tracking.enabled": False}), tmp_path / "work"
+    tracker = Tracker(params, work)
+    assert not run_step("version_data", params, work, tracker=tracker).skipped
+    assert run_step("version_data", params, work, tracker=tracker).skipped
+    with_npm(tmp_path)
+    with pytest.raises(EnvironmentProblem, match="npm pack"):
+        run_step("version_data", params, work, tracker=tracker)
+
+
+def test_emoji_that_were_had_once_stay_when_cache_and_npm_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, work = load_params(None, {"data.source": "emoji", "tracking.enabled": False}), tmp_path / "work"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with_npm(tmp_path)
+    drawing = Candidate(Image.new("RGB", (8, 8)), ("red apple, noto style",), "noto/1f34e")
+    fetched = Intake("the emoji recipe", 1, iter([drawing]))
+    tracker = Tracker(params, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(version_data.emoji, "intake", lambda *_: fetched)
+        first = run_step("version_data", params, work, tracker=tracker)
+    (tmp_path / "npm").unlink()
+    again = run_step("version_data", params, work, tracker=tracker)
+    assert again.skipped
+    assert (again.digest, again.meta["source"]) == (first.digest, "emoji")
 
 
 ON_A_FULL_DISK = """

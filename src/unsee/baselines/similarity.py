@@ -6,19 +6,8 @@ Every baseline maps a query to one score per record, larger for more similar, in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-
-
-class Baseline(Protocol):
-    """Scores every record for a query, given as its row in the arrays that the baseline was built with."""
-
-    name: str
-
-    def scores(self, query: int) -> np.ndarray:
-        """One score per record, [N] float64, larger for more influence."""
-        ...
 
 
 class LatentPixelSimilarity:

@@ -3,8 +3,9 @@
 Verbs only translate: options become overrides of params, errors become messages and exit codes. Nothing heavy is
 imported before a verb needs it.
 
-Exit codes: 0 done; 1 the audit ran, but every query in it failed; 2 something outside the program is wrong (an input,
-the environment, the command line itself), and the message says what to do; 130 interrupted.
+Exit codes: 0 done; 1 a run of a pipeline did not succeed, or a report does not hold (or a bug, with its trace); 2
+something outside the program is wrong (an input, the environment, the command line itself), and the message says what
+to do; 3 the audit ran, but every query in it failed; 130 interrupted; 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import yaml
 from typer.core import TyperGroup
 
 from unsee import __version__, artifacts
-from unsee.cli import options
+from unsee.cli import options, pipeline
+from unsee.cli.compare import compare
 from unsee.cli.logs import set_up_logging
-from unsee.errors import InputError, UnseeError
+from unsee.errors import EnvironmentProblem, InputError, UnseeError
 from unsee.params import Params
+from unsee.termination import Terminated, ended_by_sigterm
 
-EXIT_ALL_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_ALL_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger("unsee")
@@ -42,16 +45,31 @@ class _Verbs(TyperGroup):
             _fail(error)
             raise typer.Exit(EXIT_BAD_INPUT) from error
         except OSError as error:
-            # A full disk, say, outside of what writes artifacts; any other is a bug and keeps its trace.
-            try:
-                with artifacts.disk_errors(Path(error.filename or "output")):
-                    raise
-            except UnseeError as told:
-                _fail(told)
-                raise typer.Exit(EXIT_BAD_INPUT) from error
+            told = _told(error)
+            if told is None:
+                raise
+            _fail(told)
+            raise typer.Exit(EXIT_BAD_INPUT) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; the same command goes on from the last finished step", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from error
+        except Terminated:
+            typer.echo("terminated; what was finished is kept", err=True)
+            raise
+
+
+def _told(error: OSError) -> UnseeError | None:
+    """A full disk, say, outside of what writes artifacts; None: a bug, which keeps its trace."""
+    if isinstance(error, PermissionError) and error.filename:
+        remedy = "Give yourself the right to it, or name another one."
+        return EnvironmentProblem(f"cannot be opened ({error.strerror}).", file=str(error.filename), remedy=remedy)
+    try:
+        with artifacts.disk_errors(Path(str(error.filename or "output"))):
+            raise error
+    except EnvironmentProblem as told:
+        return told
+    except OSError:
+        return None
 
 
 def _fail(error: UnseeError) -> None:
@@ -66,6 +84,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(pipeline.app, name="pipeline")
+app.command()(compare)
 
 ParamsFile = Annotated[
     Path | None, typer.Option("--params", metavar="FILE", help="Params that differ from the shipped ones.")
@@ -84,7 +105,8 @@ Force = Annotated[bool, typer.Option("--force", help="Run also the steps whose r
 
 def main() -> None:
     """Run the command line and exit."""
-    app(prog_name="unsee")
+    with ended_by_sigterm():
+        app(prog_name="unsee")
 
 
 def _version(value: bool) -> None:
@@ -120,18 +142,24 @@ def audit(
     prompt: Prompts = None,
     prompts: PromptsFile = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first generated picture; the next count up.")] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Prove it: train again without the first picture's top records.")
+    ] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The audit's folder.")] = Path("audit"),
     force: Force = False,
     settings: Settings = None,
 ) -> None:
     """Attribute pictures to training images; the last line printed is the report's path."""
-    overrides = options.data_overrides(data, repo, rev) | options.query_overrides(
+    overrides = options.data_overrides(data, repo, rev, params) | options.query_overrides(
         query, options.prompts(prompt, prompts), seed
     )
     if model is not None:
         overrides["model.path"] = str(model)
+    if retrain:
+        overrides["retrain.enabled"] = True
     chosen = options.load(params, overrides | options.parsed(settings), resolution_from_model=model is not None)
     options.check_places(chosen)
+    options.check_work(chosen, out, "--out")
 
     from unsee.platform.tracking import Tracker
     from unsee.steps.runner import run_audit
@@ -157,6 +185,7 @@ def train(
     overrides: dict[str, Any] = {"model.path": None, **options.data_overrides(data, None, None)}
     chosen = options.load(params, overrides | options.parsed(settings))
     options.check_places(chosen)
+    options.check_work(chosen, out, "--out")
 
     from unsee.platform.tracking import Tracker
     from unsee.steps.runner import run_step
@@ -229,6 +258,7 @@ def step(
 ) -> None:
     """Run one step on what the steps before it left; the last line printed is its folder."""
     chosen = options.load(params, options.parsed(settings))
+    options.check_work(chosen, work, "--work")
 
     from unsee.platform.tracking import Tracker
     from unsee.steps.registry import STEPS
@@ -260,8 +290,9 @@ def doctor(
     from dataclasses import asdict
 
     from unsee.doctor import can_audit, examine
+    from unsee.platform.object_store import try_store
 
-    findings = examine(chosen)
+    findings = examine(chosen, try_store)
     able = can_audit(findings)
     if as_json:
         typer.echo(json.dumps({"can_audit": able, "findings": [asdict(f) for f in findings]}, indent=1))

@@ -33,6 +33,7 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> Callable[[], None]:
         os.environ.setdefault(name, value)
     handler = _handler()
     root, ours = logging.getLogger(), logging.getLogger("unsee")
+    level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO if verbose else logging.WARNING)
     ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
@@ -43,6 +44,7 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> Callable[[], None]:
     def undo() -> None:
         logging.captureWarnings(False)
         root.removeHandler(handler)
+        root.setLevel(level)
         ours.setLevel(logging.NOTSET)
 
     return undo

@@ -7,13 +7,23 @@ from typing import Any
 
 import yaml
 
-from unsee.cache import S3
+from unsee.cache import S3, SETTING, location
 from unsee.errors import InputError
 from unsee.params import Params, load_params
 
 
-def data_overrides(data: Path | None, repo: str | None, rev: str | None) -> dict[str, Any]:
-    """`--data`, `--repo` and `--rev`."""
+def data_overrides(data: Path | None, repo: str | None, rev: str | None, params: Path | None = None) -> dict[str, Any]:
+    """`--data`, `--repo` and `--rev`.
+
+    Args:
+        params: the params file, which may name the data too.
+
+    Raises:
+        InputError: a repository or revision is given, and no data in it.
+    """
+    if data is None and (repo is not None or rev is not None) and not _may_name(params, "path"):
+        remedy = "Name the folder inside the repository with --data."
+        raise InputError("is missing: --repo and --rev tell where its folder is.", field="--data", remedy=remedy)
     given = {"data.path": None if data is None else str(data), "data.repo": repo, "data.rev": rev}
     overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return overrides if data is None else {"data.source": "folder", **overrides}
@@ -97,7 +107,7 @@ def load(path: Path | None, overrides: dict[str, Any], *, resolution_from_model:
         if resolution_from_model and "data.resolution" not in overrides:
             # The shipped value is the reference model's own.
             load_params(path, overrides)
-            if not _names_resolution(path):
+            if not _may_name(path, "resolution"):
                 overrides = {"data.resolution": None, **overrides}
         return load_params(path, overrides)
     except InputError as error:
@@ -108,17 +118,26 @@ def load(path: Path | None, overrides: dict[str, Any], *, resolution_from_model:
         raise InputError(error.problem, file="command line", field=field, remedy=error.remedy) from error
 
 
-def _names_resolution(path: Path | None) -> bool:
-    given = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return "resolution" in (given.get("data") or {})
+def _may_name(path: Path | None, key: str) -> bool:
+    """Whether a params file names the key of the section `data`, or is none: `load` says what is wrong with it."""
+    if path is None:
+        return False
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return key in (given.get("data") or {})
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return True
 
 
 def check_places(params: Params) -> None:
     """Check that the model and the data are where the params say, before anything is started for them.
 
     Raises:
-        InputError: one is not.
+        InputError: one is not, or the cache is no folder.
     """
+    cache = location(params.run.cache)
+    if not cache.startswith(S3):
+        _check_folder(Path(cache), "run.cache", f"Name a folder, or one that can be made, in {SETTING}.")
     places = {
         "model.path": (params.model.path, "Name a diffusers pipeline folder (--model)."),
         "data.path": (
@@ -129,3 +148,22 @@ def check_places(params: Params) -> None:
     for field, (place, remedy) in places.items():
         if place is not None and not place.startswith(S3) and not Path(place).is_dir():
             raise InputError("is not a folder.", file=place, field=field, remedy=remedy)
+
+
+def check_work(params: Params, work: Path, option: str) -> None:
+    """Check that the audit's folder can be one.
+
+    Raises:
+        InputError: it is something else, or the folder of the data.
+    """
+    _check_folder(work, option, "Choose another one.")
+    data = params.data
+    if data.path is not None and data.repo is None and work.resolve() == Path(data.path).resolve():
+        remedy = "Choose another folder: one inside the data is fine."
+        raise InputError("is the folder of the data.", file=work, field=option, remedy=remedy)
+
+
+def _check_folder(folder: Path, field: str, remedy: str) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError("is not a folder.", file=there, field=field, remedy=remedy)

@@ -32,6 +32,7 @@ NEEDED_PARTS = {
 
 KNOWN_LIBRARIES = ("diffusers", "transformers")
 KNOWN_PIPELINES = ("StableDiffusionPipeline",)
+_FACTS_ARE = 'Write {"flip": true} or {"flip": false}.'
 _TEXTS_PER_BATCH = 64
 _PICTURES_PER_BATCH = 32
 
@@ -126,7 +127,8 @@ class DiffusersModel:
     @property
     def trained_with_flips(self) -> bool:
         """What the folder's `unsee.json` says; a folder that says nothing counts as trained without."""
-        return bool(self._facts.get("flip", False))
+        flip: bool = self._facts.get("flip", False)
+        return flip
 
     @torch.no_grad()
     def encode_pictures(self, pixels: Tensor) -> Tensor:
@@ -169,7 +171,12 @@ class DiffusersModel:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], *, guidance: float, steps: int) -> list[Tensor]:
-        """Pictures by the pipeline's own scheduler; the initial noise of each comes from its own seed."""
+        """Pictures by the pipeline's own scheduler; the initial noise of each comes from its own seed.
+
+        Raises:
+            InputError: the scheduler does not do so many steps.
+        """
+        self._check_steps(steps)
         pictures: list[Tensor] = []
         for start in range(0, len(prompts), _PICTURES_PER_BATCH):
             generators = [torch.Generator("cpu").manual_seed(s) for s in seeds[start : start + _PICTURES_PER_BATCH]]
@@ -182,6 +189,21 @@ class DiffusersModel:
             ).images
             pictures += list((output.float().cpu() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1))
         return pictures
+
+    def _check_steps(self, steps: int) -> None:
+        scheduler = self._pipe.scheduler
+        try:
+            scheduler.set_timesteps(steps)
+            # Some schedulers notice only while they draw, or never, that they leave their own table.
+            table = getattr(scheduler, "alphas_cumprod", None)
+            inside = table is None or int(scheduler.timesteps.max()) < len(table)
+            possible = inside and steps <= self.train_timesteps
+        except ValueError:
+            possible = False
+        if not possible:
+            name = type(scheduler).__name__
+            problem = f"is {steps}, which the model's {name} of {self.train_timesteps} timesteps does not do."
+            raise InputError(problem, field="queries.steps", remedy="Choose another number of steps.")
 
 
 def check_folder(folder: Path) -> None:
@@ -218,7 +240,7 @@ def read_facts(folder: Path) -> Mapping[str, Any]:
     """The folder's `unsee.json`, or nothing.
 
     Raises:
-        InputError: the file is there and is not a JSON object.
+        InputError: the file is there and is not a JSON object, or `flip` in it is neither true nor false.
     """
     path = folder / TRAINING_FACTS
     if not path.is_file():
@@ -228,7 +250,9 @@ def read_facts(folder: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise InputError(f"is not JSON ({error}).", file=path, remedy="Correct or remove it.") from error
     if not isinstance(facts, dict):
-        raise InputError("is not a JSON object.", file=path, remedy='Write {"flip": true} or {"flip": false}.')
+        raise InputError("is not a JSON object.", file=path, remedy=_FACTS_ARE)
+    if not isinstance(facts.get("flip", False), bool):
+        raise InputError("is neither true nor false.", file=path, field="flip", remedy=_FACTS_ARE)
     return facts
 
 

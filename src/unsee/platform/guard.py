@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from unsee.credentials import without_credentials
 
 _T = TypeVar("_T")
 
@@ -18,7 +19,6 @@ FAILURES_IN_A_ROW = 3
 SECONDS_LOST = 30.0
 """nor after so much time was spent in attempts that failed."""
 
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
 _TOO_MANY_REQUESTS = 429
 
 
@@ -64,11 +64,6 @@ class Guard:
         if self._failures >= FAILURES_IN_A_ROW or self._lost > SECONDS_LOST:
             self.given_up = True
             self.problems.append("no further attempts were made")
-
-
-def without_credentials(text: str) -> str:
-    """The text with `user:password@` taken out of every address in it."""
-    return _CREDENTIALS.sub("//", text)
 
 
 def one_line(error: BaseException) -> str:

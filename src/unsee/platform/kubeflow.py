@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from unsee.artifacts import digest_of
+from unsee.credentials import without_credentials
 from unsee.errors import EnvironmentProblem, InputError
 from unsee.platform.compiled import CompiledPipeline
-from unsee.platform.guard import without_credentials
 from unsee.platform.kubeflow_client import TIMEOUT, Access, Unanswered, client_class, pod_namespace, settings_of, told
 
 SERVICE_ACCOUNT = "unsee-runner"

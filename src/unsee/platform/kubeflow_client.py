@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from unsee.credentials import without_credentials
 from unsee.errors import EnvironmentProblem, InputError, UnseeError
-from unsee.platform.guard import one_line, without_credentials
+from unsee.platform.guard import one_line
 
 IN_CLUSTER_HOST = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")
@@ -73,12 +74,22 @@ def client_class() -> Any:
 
         def _load_config(self, *arguments: Any) -> Any:
             configuration = super()._load_config(*arguments)
+            host, refresh = configuration.host.rstrip("/"), configuration.refresh_api_key_hook
+            configuration.host = host
+            if refresh is not None:
+                # A kubeconfig's own sets the address back to that of the Kubernetes API.
+                def refreshed(given: Any) -> None:
+                    refresh(given)
+                    given.host = host
+
+                configuration.refresh_api_key_hook = refreshed
             # A redirection is a login page's; a busy server is asked again where that does no harm.
             configuration.retries = Retry(
-                total=None,
+                total=2,
                 connect=0,
                 read=0,
                 redirect=0,
+                other=0,
                 status=2,
                 backoff_factor=0.5,
                 status_forcelist=(429, 502, 503, 504),
@@ -167,9 +178,10 @@ def told(where: str, missing: str | None = None, secret: str | None = None) -> I
     try:
         yield
     except ApiException as error:
+        # Not "from error": its text has everything that the server has sent.
         if not error.status:
-            raise _untrusted(where, error.reason) from error
-        raise _refused(where, error.status, _said(error, secret), missing) from error
+            raise _untrusted(where, error.reason) from None
+        raise _refused(where, error.status, _said(error, secret), missing) from None
     except HTTPError as error:
         reason = error.reason if isinstance(error, MaxRetryError) else error
         if isinstance(reason, SSLError):

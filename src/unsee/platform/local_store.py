@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from unsee.artifacts import file_sha256
-from unsee.cache import Folder, check_digest, stated_digest, whole_file
+from unsee.cache import SETTING, Folder, check_digest, stated_digest, whole_file
 from unsee.platform.object_store import Stored
 
 
@@ -20,7 +20,7 @@ class LocalStore(Folder):
 
     def put_file(self, key: str, path: Path) -> None:
         """See `ObjectStore`; the disk being full or not writable is an `EnvironmentProblem`."""
-        with whole_file(self.path(key)) as part:
+        with whole_file(self.path(key), SETTING) as part:
             shutil.copyfile(path, part)
 
     def get_file(self, key: str, path: Path) -> bool:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from unsee.platform.guard import Guard, may_pass, without_credentials
+from unsee.credentials import without_credentials
+from unsee.platform.guard import Guard, may_pass
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from unsee.cache import S3, Blobs
+from unsee.credentials import without_credentials
 from unsee.errors import EnvironmentProblem, InputError
 from unsee.params import StoreParams
-from unsee.platform.guard import without_credentials
 
 
 @dataclass(frozen=True)

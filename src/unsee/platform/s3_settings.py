@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unsee.cache import S3, is_key
+from unsee.credentials import without_credentials
 from unsee.errors import InputError
 from unsee.params import StoreParams
-from unsee.platform.guard import without_credentials
 
 AMAZON = "s3.amazonaws.com"
 

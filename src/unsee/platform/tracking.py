@@ -22,14 +22,16 @@ from typing import Any
 
 from unsee import __version__, artifacts
 from unsee.artifacts import digest_of
+from unsee.credentials import without_credentials
 from unsee.params import Params, default_values
-from unsee.platform.guard import Guard, one_line, without_credentials
+from unsee.platform.guard import Guard, one_line
 from unsee.platform.mlflow_runs import PARAM_CHARACTERS, MlflowRuns, RunHandle, client_environment, cut
 from unsee.records import training_set
+from unsee.termination import Terminated
 
 _log = logging.getLogger(__name__)
 
-STATE = Path(".state") / "tracking.json"
+STATE = Path(artifacts.STATE) / "tracking.json"
 """Below the work folder: which run the audit has, for steps that are run one by one."""
 
 SHARED_RUN = "UNSEE_AUDIT"
@@ -348,7 +350,7 @@ def _ending(end: Callable[[str, BaseException | None], None]) -> Iterator[None]:
     """Call `end` with the status that the `with` block earns, and with the error that left it."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         end("KILLED", None)
         raise
     except BaseException as error:

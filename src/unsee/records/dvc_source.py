@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unsee.credentials import without_credentials
 from unsee.errors import EnvironmentProblem, InputError, UnseeError
 from unsee.records.imagefolder import leads_out
 
@@ -26,7 +27,8 @@ _log = logging.getLogger(__name__)
 _FETCHERS = 8
 _CHUNK = 1 << 20
 _COMMIT = re.compile("[0-9a-f]{40}")
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
+_FORBIDDEN = re.compile("unexpected http resp 40[37]")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,6 @@ def commit_of(repo: str, rev: str) -> str:
         return str(source.repo.get_rev())
 
 
-def without_credentials(text: str) -> str:
-    """Addresses without the user name and password in them: those belong in no manifest and no log."""
-    return _CREDENTIALS.sub("//", text)
-
-
 @contextlib.contextmanager
 def _opened(repo: str, rev: str) -> Iterator[Any]:
     """DVC's file system over the repository at the revision; temporary clones are removed afterwards."""
@@ -131,8 +128,7 @@ def _told(called: str) -> Iterator[None]:
         remedy = "Name a commit, tag or branch of the repository."
         raise InputError("there is no such revision.", file=called, field="data.rev", remedy=remedy) from error
     except SCMError as error:
-        remedy = "Name the path of a git repository, or a URL that git can clone."
-        raise InputError("there is no such repository.", file=called, field="data.repo", remedy=remedy) from error
+        raise _no_repository(error, called) from error
     except DataIndexDirError as error:
         raise _not_stored(called, "the folder's listing", error) from error
     except Exception as error:
@@ -185,8 +181,34 @@ def _fetch(source: Any, file: _File, target: Path, called: str) -> None:
         raise InputError(f"'{file.name}' does not match the md5 that DVC recorded.", file=called, remedy=remedy)
 
 
+def _no_repository(error: BaseException, called: str) -> UnseeError:
+    """What it means that a repository could not be opened: it is not there, not reached, or not open to everyone."""
+    from asyncssh import Error as SshError
+    from dulwich.client import HTTPUnauthorized
+    from dulwich.errors import GitProtocolError, NotGitRepository
+    from dvc.scm import GitAuthError
+    from scmrepo.exceptions import AuthError
+
+    causes = list(_causes(error))
+    innermost = causes[-1]
+    refused = (AuthError, GitAuthError, HTTPUnauthorized)
+    if any(isinstance(cause, refused) or _FORBIDDEN.search(str(cause)) for cause in causes):
+        remedy = "Check the credentials that git has for it: a helper, the URL, or an SSH key."
+        return EnvironmentProblem("its server refuses access.", file=called, field="data.repo", remedy=remedy)
+    if isinstance(innermost, OSError) and not isinstance(innermost, FileNotFoundError | NotADirectoryError):
+        if innermost.errno in _FULL:
+            return _unusable(innermost, called)
+        remedy = "Check the address, the network and the proxy."
+        problem = f"cannot be reached ({innermost.strerror or innermost})."
+        return EnvironmentProblem(problem, file=called, field="data.repo", remedy=remedy)
+    if isinstance(innermost, GitProtocolError | SshError) and not isinstance(innermost, NotGitRepository):
+        return _unusable(innermost, called)
+    remedy = "Name the path of a git repository, or a URL that git can clone."
+    return InputError("there is no such repository.", file=called, field="data.repo", remedy=remedy)
+
+
 def _unusable(error: BaseException, called: str) -> EnvironmentProblem:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _FULL:
         problem = f"cannot be fetched: the disk for temporary files is full ({tempfile.gettempdir()})."
         return EnvironmentProblem(problem, file=called, remedy="Free some space or set TMPDIR.")
     said = " ".join(without_credentials(str(error)).split())[:300]
@@ -196,10 +218,16 @@ def _unusable(error: BaseException, called: str) -> EnvironmentProblem:
 
 def _not_stored(called: str, what: str, error: BaseException) -> UnseeError:
     """What it means that something was found nowhere: it is not there, or the remote could not be asked."""
-    reason: BaseException | None = error
-    while reason is not None:
+    for reason in _causes(error):
         if isinstance(reason, OSError) and not isinstance(reason, FileNotFoundError):
             return _unusable(reason, called)
-        reason = reason.__cause__ or reason.__context__
     remedy = "Run `dvc push` where the data was added, or configure the remote that holds it."
     return InputError(f"{what} is neither in DVC's cache nor in its remote.", file=called, remedy=remedy)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it, outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

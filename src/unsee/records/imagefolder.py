@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from unsee.artifacts import digest_of
+from unsee.artifacts import HEADER, STATE, digest_of
 from unsee.errors import InputError
 from unsee.records.candidates import Candidate, Intake
 from unsee.records.images import Unreadable, open_rgb
@@ -280,12 +280,16 @@ def _unnamed(folder: Path, named: set[str]) -> list[str]:
 
 
 def _visible(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below, by its relative name; hidden files and DVC's pointer files are no data."""
+    """Every file below, by its relative name; hidden files, DVC's pointer files and audits kept there are no data."""
     for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_an_audits(Path(root, name))]
         for name in files:
             if not name.startswith(".") and not name.endswith(".dvc"):
                 path = Path(root) / name
                 # Bytes in a name that are not UTF-8 would not fit into a table of text.
                 relative = os.fsencode(path.relative_to(folder).as_posix())
                 yield relative.decode("utf-8", "replace"), path
+
+
+def _is_an_audits(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (HEADER, STATE))

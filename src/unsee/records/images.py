@@ -50,6 +50,11 @@ def open_rgb(data: bytes | Path, max_megapixels: float) -> tuple[Image.Image, st
             return _decode(file, max_megapixels)
     except Unreadable:
         raise
+    except OSError as error:
+        if error.strerror is None:
+            raise Unreadable(f"cannot be decoded ({_brief(error)})") from error
+        # The whole message would name the path, which differs where the same file lies elsewhere.
+        raise Unreadable(f"cannot be read ({error.strerror})") from error
     except Exception as error:
         # Decoders raise whatever they like on hostile bytes: SyntaxError, struct.error, OSError, MemoryError, ...
         raise Unreadable(f"cannot be decoded ({_brief(error)})") from error

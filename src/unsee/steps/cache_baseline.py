@@ -73,6 +73,7 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
                 encoded.digest,
                 grid,
                 dtype=computed_in,
+                flips=list(flips(params, model)),
                 metrics={"mean_loss": float(losses.mean())} if len(entries) else {},
                 **made_with("cache_baseline", params),
             )

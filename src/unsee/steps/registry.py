@@ -56,6 +56,12 @@ class StepSpec:
         look: Callable[[Params], Any] | None = getattr(module, "outside", None)
         return None if look is None else look(params)
 
+    def outdated(self, params: Params, meta: Mapping[str, Any]) -> bool:
+        """Whether an artifact with such metadata would come out better now, though nothing it rests on changed."""
+        module = importlib.import_module(f"unsee.steps.{self.name}")
+        judge: Callable[[Params, Mapping[str, Any]], bool] | None = getattr(module, "outdated", None)
+        return judge is not None and judge(params, meta)
+
 
 _GRID = ("compat", "loss", "seed", "run.dtype")
 

@@ -2,7 +2,7 @@
 
 A step's fingerprint covers its version, the digests of its inputs, the params it depends on and the outside files it
 reads. It is kept in `<work>/.state/<step>.json` with the digest of the artifact that came out; the step is skipped
-when the fingerprint is the same and the artifact still has that digest.
+when the fingerprint is the same and the artifact still has that digest, unless the step itself calls it outdated.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unsee import artifacts
-from unsee.artifacts import digest_of
+from unsee.artifacts import STATE, digest_of
 from unsee.errors import ArtifactError, InputError
 from unsee.params import Params
 from unsee.steps.registry import STEPS, StepSpec, relevant
 
 if TYPE_CHECKING:
     from unsee.platform.tracking import Tracker
-
-STATE = ".state"
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +104,7 @@ def run_step(name: str, params: Params, work: Path, *, tracker: Tracker, force: 
         }
     )
     state = work / STATE / f"{name}.json"
-    skipped = not force and _unchanged(spec, out, state, fingerprint)
+    skipped = not force and _unchanged(spec, params, out, state, fingerprint)
     start = time.perf_counter()
     with tracker.step(name, digests, chosen, skipped=skipped) as tracked:
         if not skipped:
@@ -133,7 +131,7 @@ def _header(spec: StepSpec, folder: Path) -> artifacts.Header:
     return artifacts.read_header(folder, spec.kind, spec.schema_version, verify=False)
 
 
-def _unchanged(spec: StepSpec, out: Path, state: Path, fingerprint: str) -> bool:
+def _unchanged(spec: StepSpec, params: Params, out: Path, state: Path, fingerprint: str) -> bool:
     try:
         kept = json.loads(state.read_text())
         header = artifacts.read_header(out, spec.kind, spec.schema_version)
@@ -141,4 +139,5 @@ def _unchanged(spec: StepSpec, out: Path, state: Path, fingerprint: str) -> bool
         if out.exists() and isinstance(error, ArtifactError):
             _log.warning("%s It is made again.", error)
         return False
-    return bool(kept == {"fingerprint": fingerprint, "digest": header.digest})
+    same = bool(kept == {"fingerprint": fingerprint, "digest": header.digest})
+    return same and not spec.outdated(params, header.meta)

@@ -48,10 +48,11 @@ def run(inputs: Inputs, params: Params, out: Path) -> None:
     weights = moved_weights(model, params)
     encoded = encoded_by(model, inputs)
     grid = loss_grid(params, model)
-    stated = [table.meta[key] for key in ("model", "encoded_set", "grid", "dtype")]
+    made_from = ("model", "encoded_set", "grid", "dtype", "flips")
+    stated = [table.meta.get(key) for key in made_from]
     computed_in = compute_type(params, weights)
-    actual = [model.digest, encoded.digest, grid.spec(), computed_in]
-    require_same("cache_baseline", stated, actual, table.folder, "model, encoded_set, grid, dtype")
+    actual = [model.digest, encoded.digest, grid.spec(), computed_in, list(flips(params, model))]
+    require_same("cache_baseline", stated, actual, table.folder, ", ".join(made_from))
     require_same("unlearn", unlearned.meta["model"], model.digest, unlearned.folder, "model")
     require_same("unlearn", unlearned.meta["weights"], sorted(weights), unlearned.folder, "weights")
     entries = encoded.entries(flips(params, model), part_of(encoded, params))

@@ -20,6 +20,7 @@ from unsee.params import Params
 from unsee.platform.tracking import Tracker
 from unsee.steps.planning import received
 from unsee.steps.registry import STEPS, relevant
+from unsee.termination import ended_by_sigterm
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,11 @@ def run_task(
     place = Path(out.path)
     place.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch, Tracker.join(values, Path(scratch)) as tracker:
+    with (
+        ended_by_sigterm(),
+        tempfile.TemporaryDirectory() as scratch,
+        Tracker.join(values, Path(scratch)) as tracker,
+    ):
         folders = {name: Path(given.path) for name, given in inputs.items() if given is not None}
         digests = {
             name: artifacts.read_parts(folder, STEPS[name].kind, STEPS[name].schema_version, verify=False).digest

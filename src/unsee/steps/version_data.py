@@ -54,20 +54,24 @@ def run(inputs: Mapping[str, Path], params: Params, out: Path) -> None:
 
 
 def outside(params: Params) -> dict[str, Any]:
-    """What the training set depends on besides the params: the user's files, a branch's commit, npm being there.
+    """What the training set depends on besides the params: the user's files, a branch's commit.
 
     Raises:
         InputError: there is no such folder, repository or revision.
     """
     data = params.data
     seen: dict[str, Any] = {"resolution": resolution_of(params)}
-    if data.source == "emoji":
-        seen["obtainable"] = emoji.obtainable(data.emoji_styles, _emoji_cache(params))
-    elif data.repo is not None and data.rev is not None:
+    if data.repo is not None and data.rev is not None:
         seen["commit"] = dvc_source.commit_of(data.repo, data.rev)
     elif data.path is not None:
         seen["files"] = imagefolder.fingerprint(Path(data.path))
     return seen
+
+
+def outdated(params: Params, meta: Mapping[str, Any]) -> bool:
+    """Whether the digits stand in for emoji that can be had by now; emoji that were had once stay."""
+    stands_in = meta.get("fallback_from") == "emoji"
+    return stands_in and emoji.obtainable(params.data.emoji_styles, _emoji_cache(params))
 
 
 def _emoji_cache(params: Params) -> Path:

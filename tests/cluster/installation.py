@@ -1,0 +1,132 @@
+"""unsee on the cluster for as long as the test takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.kubectl import Kubectl, KubectlError, troubles
+from cluster.overlay import claim_of_models, claims, rendered, workloads
+from cluster.settings import PREFIX, Settings
+
+_log = logging.getLogger("unsee.tests.cluster")
+_PROFILE = "profiles.kubeflow.org"
+_ACCOUNT = "default-editor"
+_AUDIENCE = "pipelines.kubeflow.org"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where runs go, and the volume of models that their tasks mount."""
+
+    namespace: str
+    models_claim: str | None
+
+
+@contextlib.contextmanager
+def installed(kubectl: Kubectl, settings: Settings, folder: Path, *, multi_user: bool) -> Iterator[Installation]:
+    """The overlay, applied and ready; taken away again whatever happens.
+
+    A Kubeflow Pipelines for several users gets a namespace of the test's own. One for a single user runs everything in
+    its own namespace, so the overlay goes there; where unsee is installed there already, nothing is touched.
+
+    Raises:
+        KubectlError: it cannot be applied, or does not come up, with what the cluster says about it.
+    """
+    nodes = len(kubectl.items("nodes"))
+    if settings.namespace:
+        found = kubectl.items("persistentvolumeclaims", "-n", settings.namespace)
+        yield Installation(settings.namespace, claim_of_models(settings, found, nodes))
+        return
+    with contextlib.ExitStack() as stack:
+        if multi_user:
+            namespace = stack.enter_context(fresh_namespace(kubectl, settings))
+        else:
+            namespace = settings.kfp_namespace
+            if kubectl.get("serviceaccount", "unsee-runner", namespace) is not None:
+                problem = f"unsee is installed in {namespace} already, and the test would take it away with it"
+                raise KubectlError(f"{problem}; test it as it is with {PREFIX}NAMESPACE={namespace}")
+        objects = rendered(kubectl, settings, settings.overlay_folder(multi_user=multi_user), namespace, folder)
+        text = yaml.safe_dump_all(objects)
+        if not settings.keep:
+            stack.callback(_take_away, kubectl, namespace, text, claims(objects))
+        _log.info("applying %d objects in %s", len(objects), namespace)
+        kubectl("apply", "-f", "-", given=text)
+        _wait(kubectl, namespace, objects, settings.install_minutes * 60)
+        yield Installation(namespace, claim_of_models(settings, objects, nodes))
+
+
+@contextlib.contextmanager
+def fresh_namespace(kubectl: Kubectl, settings: Settings) -> Iterator[str]:
+    """A namespace as multi-user Kubeflow makes them, from a profile."""
+    if not kubectl("get", "crd", _PROFILE, "--ignore-not-found"):
+        problem = f"this cluster has no {_PROFILE}, so the test cannot make a namespace of its own"
+        raise KubectlError(f"{problem}; install unsee in one of yours, and name it with {PREFIX}NAMESPACE")
+    name = f"{settings.namespace_prefix}-{uuid.uuid4().hex[:8]}"
+    owner = {"kind": "User", "name": settings.owner or f"{name}@example.com"}
+    profile = {"apiVersion": "kubeflow.org/v1", "kind": "Profile", "metadata": {"name": name}, "spec": {"owner": owner}}
+    try:
+        kubectl("apply", "-f", "-", given=json.dumps(profile))
+        deadline = time.monotonic() + settings.install_minutes * 60
+        while kubectl.get("serviceaccount", _ACCOUNT, name) is None:
+            if time.monotonic() > deadline:
+                raise KubectlError(
+                    f"the profile {name} has got no service account {_ACCOUNT}: is its controller there?"
+                )
+            time.sleep(2)
+        yield name
+    finally:
+        if not settings.keep:
+            _log.info("deleting the profile %s", name)
+            with _noted("deleting the profile"):
+                kubectl("delete", "profile", name, "--ignore-not-found", "--timeout=10m", seconds=660)
+
+
+def token_of_editor(kubectl: Kubectl, namespace: str) -> str:
+    """A token for Kubeflow Pipelines, of the account that may edit a profile's namespace."""
+    wanted = ["--audience", _AUDIENCE, "--duration", "8h"]
+    return kubectl("create", "token", _ACCOUNT, "-n", namespace, *wanted).strip()
+
+
+def _wait(kubectl: Kubectl, namespace: str, objects: list[dict[str, Any]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    try:
+        for workload in workloads(objects, "StatefulSet", "Deployment"):
+            _log.info("waiting for %s", workload)
+            left = max(1, round(deadline - time.monotonic()))
+            kubectl("rollout", "status", workload, "-n", namespace, f"--timeout={left}s", seconds=left + 30)
+        for job in workloads(objects, "Job"):
+            _log.info("waiting for %s", job)
+            left = max(1, round(deadline - time.monotonic()))
+            condition = ["--for=condition=Complete", f"--timeout={left}s"]
+            kubectl("wait", job, "-n", namespace, *condition, seconds=left + 30)
+    except KubectlError as error:
+        seen = troubles(kubectl, namespace, "-l", "app.kubernetes.io/part-of=unsee")
+        raise KubectlError(f"unsee does not come up in {namespace}: {error}\n{seen}") from error
+
+
+def _take_away(kubectl: Kubectl, namespace: str, text: str, leftover: list[str]) -> None:
+    _log.info("taking unsee away from %s", namespace)
+    with _noted("deleting the overlay's objects"):
+        kubectl("delete", "-f", "-", "--ignore-not-found", "--timeout=5m", given=text, seconds=600)
+    if leftover:
+        with _noted("deleting the volumes of StatefulSets"):
+            kubectl("delete", "pvc", *leftover, "-n", namespace, "--ignore-not-found", "--timeout=5m", seconds=330)
+
+
+@contextlib.contextmanager
+def _noted(what: str) -> Iterator[None]:
+    """Cleaning up goes on whatever fails; what is left there is told."""
+    try:
+        yield
+    except KubectlError as error:
+        _log.warning("%s: %s", what, error)
