@@ -9,7 +9,17 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "unsee"
 
-FOUNDATIONS = {"artifacts", "cache", "credentials", "errors", "params", "processors", "progress", "termination", "versions"}
+FOUNDATIONS = {
+    "artifacts",
+    "cache",
+    "credentials",
+    "errors",
+    "params",
+    "processors",
+    "progress",
+    "termination",
+    "versions",
+}
 BELOW = {
     "records": set(),
     "models": {"records"},

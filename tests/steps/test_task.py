@@ -141,7 +141,7 @@ run_task(version_data.run, sys.stdin.read(), {}, out, SimpleNamespace(path=str(p
 """
 
 
-def test_a_terminated_task_is_killed_and_leaves_nothing_half_written(pipeline_folder: Path, tmp_path: Path) -> None:
+def test_a_terminated_task_is_killed_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     values = {pipeline_name(key): shipped(pipeline_name(key)) for key in PIPELINE_KEYS}
     told = plan({**values, "data_source": "digits"}, {"data.resolution": 512}).steps["version_data"]
