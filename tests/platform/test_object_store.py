@@ -18,7 +18,7 @@ from servers import S3Server
 from unsee.cache import ContentCache, DamagedObject, check_key
 from unsee.errors import InputError
 from unsee.params import load_params
-from unsee.platform.object_store import ObjectStore, Stored, open_store, try_store
+from unsee.platform.object_store import ObjectStore, open_store, try_store
 
 MakeStore = Callable[[str], ObjectStore]
 _numbers = itertools.count()
@@ -65,7 +65,9 @@ def test_files_come_back(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(data)
     key = f"files/{named(data)}"
     store.put_file(key, tmp_path / "in")
-    assert store.stat(key) == Stored(key, len(data), hashlib.sha256(data).hexdigest())
+    stored = store.stat(key)
+    assert stored is not None
+    assert (stored.key, stored.size, stored.sha256) == (key, len(data), hashlib.sha256(data).hexdigest())
     assert store.get_file(key, tmp_path / "new" / "out")
     assert (tmp_path / "new" / "out").read_bytes() == data
     assert not store.get_file("files/none", tmp_path / "none")
