@@ -72,6 +72,7 @@ def test_the_end_is_told_in_mlflow_and_to_whom_it_may_concern(
     listener: tuple[str, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, posted = listener
+    monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("UNSEE_AUDIT", "run-9")

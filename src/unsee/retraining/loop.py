@@ -114,7 +114,7 @@ def _save(
     done: Progressed,
 ) -> None:
     part = checkpoints.folder.with_name(checkpoints.folder.name + ".part")
-    with artifacts.disk_errors(checkpoints.folder):
+    with artifacts.disk_errors(checkpoints.folder, "--out or UNSEE_CHECKPOINTS"):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
