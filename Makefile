@@ -10,7 +10,7 @@ PROMPTS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install audit repro check test test-slow format docs compile image image-gpu lock benchmark clean
+.PHONY: help install audit repro check test test-slow test-cluster format docs compile image image-gpu lock benchmark clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test: $(INSTALLED) ## the fast tests
 
 test-slow: $(INSTALLED) ## the slow tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
+
+test-cluster: $(INSTALLED) ## the pipeline on the cluster that KUBECONFIG names: installs, audits, compares, cleans up
+	@$(BIN)/python tests/cluster/run.py $(ARGS)
 
 format: $(INSTALLED) ## format the code
 	$(BIN)/ruff check --fix .

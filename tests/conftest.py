@@ -34,6 +34,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{program} is not installed")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What changes a cluster runs only where it is asked for by its marker."""
+    if "cluster" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("cluster")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """In CI nothing may be skipped: what cannot run there is a failure."""

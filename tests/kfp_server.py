@@ -15,7 +15,7 @@ import re
 import ssl
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +68,8 @@ class Kfp:
     Attributes:
         token: the one it accepts; None: it asks for none.
         story: the states that a run goes through, one for each time it is asked for; the last one stays.
+        started: called with the id of every run that is started.
+        refused: what requests that it will not do begin with, such as "DELETE /runs/".
         failing: so many requests to come are answered with 503.
         requests: "METHOD path" of every request.
         authorizations: the headers they came with.
@@ -77,6 +79,8 @@ class Kfp:
     token: str | None = None
     multi_user: bool = False
     story: list[State] = field(default_factory=lambda: list(SUCCESS))
+    started: Callable[[str], None] = lambda run_id: None
+    refused: tuple[str, ...] = ()
     failing: int = 0
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -131,7 +135,9 @@ class Kfp:
                 self._gone(self.experiments, experiment)
             case "POST", "runs":
                 made = self._checked_run(self._body(body, "V2beta1Run"))
-                return _created(self._kept(self.runs, "run_id", {**made, "left": list(self.story)}))
+                kept = self._kept(self.runs, "run_id", {**made, "left": list(self.story)})
+                self.started(kept["run_id"])
+                return _created(kept)
             case "GET", "runs", run:
                 return self._shown(self._found(self.runs, run))
             case "POST", "runs", run if run.endswith(":terminate"):
@@ -339,6 +345,8 @@ def handler_for(kfp: Kfp) -> type[BaseHTTPRequestHandler]:
             if kfp.failing:
                 kfp.failing -= 1
                 raise RefusedError(503, "upstream connect error")
+            if kfp.requests[-1].startswith(kfp.refused):
+                raise RefusedError(403, "not allowed")
             if kfp.token is not None and self.headers.get("Authorization") != f"Bearer {kfp.token}":
                 raise RefusedError(401, f"there is no user behind {self.headers.get('Authorization')}")
             if not path.startswith(ROOT):

@@ -21,8 +21,9 @@ from unsee.steps.runner import run_audit
 
 PARAMS: dict[str, Any] = {
     **SMALL,
-    # A step that is long enough for scores that are well above the tolerance.
-    "unlearn": {**SMALL["unlearn"], "loss_ratio": 1.2},
+    # Scores of a hundredth of the baseline loss, far above the tolerance. A much longer step moves a network that has
+    # hardly been trained to where rounding decides.
+    "unlearn": {**SMALL["unlearn"], "loss_ratio": 1.01},
     "retrain": {"enabled": True, "removed": 8.0, "controls": 1, "timesteps": 4, "draws": 2},
     "run": {"device": "cpu", "batch_size": 64, "shards": 2},
 }

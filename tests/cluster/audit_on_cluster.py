@@ -105,13 +105,12 @@ def explained(kubectl: Kubectl, place: Installation, run: Run) -> str:
 def forget_run(kubeflow: Kubeflow, run_id: str) -> None:
     """Stop a run if it still goes on, and delete it and its experiment."""
     runs, experiments = kubeflow.client.runs, kubeflow.client.experiments
-    found = runs.run_service_get_run(run_id=run_id, _request_timeout=TIMEOUT)
     with _noted("terminating the run"):
         if not kubeflow.run(run_id).ended:
             runs.run_service_terminate_run(run_id=run_id, _request_timeout=TIMEOUT)
-    with _noted("deleting the run"):
+    with _noted("deleting the run and its experiment"):
+        found = runs.run_service_get_run(run_id=run_id, _request_timeout=TIMEOUT)
         runs.run_service_delete_run(run_id=run_id, _request_timeout=TIMEOUT)
-    with _noted("deleting the experiment"):
         experiments.experiment_service_delete_experiment(experiment_id=found.experiment_id, _request_timeout=TIMEOUT)
 
 

@@ -23,10 +23,15 @@ class KubectlError(RuntimeError):
     """kubectl said no."""
 
 
-def find_kubectl() -> str:
-    """The one on the PATH, which fits the cluster, before the one of the tests."""
+def find_kubectl(*, pinned: bool = False) -> str:
+    """The one on the PATH, which fits the cluster; with `pinned` that of the tests, which renders as they have seen it.
+
+    Raises:
+        KubectlError: there is none.
+    """
     own = Path(sys.executable).with_name("kubectl")
-    found = shutil.which("kubectl") or (str(own) if own.exists() else None)
+    both = [shutil.which("kubectl"), str(own) if own.exists() else None]
+    found = next((each for each in (reversed(both) if pinned else both) if each), None)
     if found is None:
         raise KubectlError("kubectl is not installed")
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, find_kubectl
 from cluster.settings import ROOT, Settings
 
 IMAGES = ("ghcr.io/unsee-project/unsee-python-cpu", "ghcr.io/unsee-project/unsee-python-gpu")
@@ -24,11 +24,12 @@ _CLASS = """- op: add
 """
 
 
-def rendered(kubectl: Kubectl, settings: Settings, overlay: Path, namespace: str, folder: Path) -> list[dict[str, Any]]:
+def rendered(settings: Settings, overlay: Path, namespace: str, folder: Path, *, trainer: bool) -> list[dict[str, Any]]:
     """The objects of an overlay.
 
     Args:
         folder: an empty one; an overlay of this repository is copied into it, so that nothing is written beside it.
+        trainer: the cluster has Kubeflow Trainer.
     """
     base = overlay.resolve()
     if base.is_relative_to(ROOT / "manifests"):
@@ -52,8 +53,10 @@ def rendered(kubectl: Kubectl, settings: Settings, overlay: Path, namespace: str
             {"target": {"kind": kind}, "patch": _CLASS.format(path=path, value=settings.storage_class)}
             for kind, path in targets.items()
         ]
-    (outer / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    objects = [each for each in yaml.safe_load_all(kubectl("kustomize", str(outer))) if each]
+    objects = _kustomized(outer, kustomization)
+    if not trainer and workloads(objects, "TrainingRuntime"):
+        kustomization["components"] = [os.path.relpath(ROOT / "manifests" / "components" / "no-trainer", outer)]
+        objects = _kustomized(outer, kustomization)
     return [*_missing_secrets(objects, namespace), *objects]
 
 
@@ -91,6 +94,12 @@ def claim_of_models(settings: Settings, objects: Iterable[dict[str, Any]], nodes
             shared = "ReadWriteMany" in each["spec"]["accessModes"]
             return "unsee-models" if shared or nodes == 1 else None
     return None
+
+
+def _kustomized(folder: Path, kustomization: dict[str, Any]) -> list[dict[str, Any]]:
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    text = Kubectl(find_kubectl(pinned=True))("kustomize", str(folder))
+    return [each for each in yaml.safe_load_all(text) if each]
 
 
 def _with_passwords(manifests: Path) -> None:

@@ -53,7 +53,7 @@ class Settings:
             "store_endpoint": "",
             "install_minutes": "20",
             "run_minutes": "90",
-            "tolerance": "1e-3",
+            "tolerance": "1e-4",
             "keep": "false",
         }
         given = {key: value for key, value in environment.items() if key.startswith(PREFIX)}
