@@ -142,8 +142,6 @@ run_task(version_data.run, sys.stdin.read(), {}, out, SimpleNamespace(path=str(p
 
 
 def test_a_terminated_task_is_killed_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    # MLflow puts the artifacts of an experiment in a database into the current folder.
-    monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     values = {pipeline_name(key): shipped(pipeline_name(key)) for key in PIPELINE_KEYS}
     told = plan({**values, "data_source": "digits"}, {"data.resolution": 512}).steps["version_data"]
@@ -168,6 +166,8 @@ def test_a_terminated_task_is_killed_and_leaves_nothing_half_written(tmp_path: P
 def test_tasks_share_one_run(
     planned: Plan, made: dict[str, Handed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # MLflow puts the artifacts of an experiment in a database into the current folder.
+    monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("UNSEE_AUDIT", "run-7")
