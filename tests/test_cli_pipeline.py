@@ -139,16 +139,19 @@ def test_quietly_only_what_went_wrong_is_told(kfp: Kfp, run: Run) -> None:
     assert "task plan: failed" in result.stderr
 
 
-def test_interrupting_leaves_the_run_alone_and_says_how_to_go_on(kfp: Kfp, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ending_leaves_the_run_alone_and_says_how_to_go_on(
+    kfp: Kfp, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     kfp.story = [("RUNNING", {"plan": "RUNNING"})]
     started = process(kfp, "-v", "pipeline", "run", folder=tmp_path)
     deadline = time.monotonic() + 60
     while not (kfp.runs and kfp.count(f"GET /runs/{only_run(kfp)['run_id']}")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(sent)
     stdout, stderr = started.communicate(timeout=30)
-    assert started.returncode == 130
+    assert started.returncode == code
     made = only_run(kfp)
     assert stdout == f"{kfp.url}/#/runs/details/{made['run_id']}\n"
     assert f"unsee pipeline watch {made['run_id']}" in stderr.splitlines()[-1]

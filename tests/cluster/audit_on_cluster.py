@@ -16,6 +16,7 @@ from cluster.kubectl import Kubectl, troubles
 from cluster.settings import Settings
 from cluster.store import fetch_report, place_of_artifacts, reachable
 from unsee.cli.following import follow
+from unsee.errors import InputError
 from unsee.platform.kubeflow import SERVICE_ACCOUNT, Kubeflow, Run
 from unsee.platform.kubeflow_client import TIMEOUT, Access
 from unsee.report.comparison import read_report
@@ -81,10 +82,13 @@ def way_to_kubeflow(kubectl: Kubectl, settings: Settings) -> Iterator[Access]:
 
 
 def asks_for_namespace(access: Access) -> bool:
-    """Whether the installation is one for several users; it says so to everybody."""
-    # In an installation for one user the name does not matter.
-    anywhere = Access(access.host, access.token, access.token_file, "unsee-test", access.ca_bundle)
-    return Kubeflow.connect(anywhere).namespace is not None
+    """Whether the installation is one for several users."""
+    try:
+        return Kubeflow.connect(access).namespace is not None
+    except InputError as error:
+        if error.field != "namespace":
+            raise
+        return True
 
 
 def connected(kubectl: Kubectl, access: Access, place: Installation, *, multi_user: bool) -> Kubeflow:
@@ -92,7 +96,8 @@ def connected(kubectl: Kubectl, access: Access, place: Installation, *, multi_us
     token = access.token
     if multi_user and token is None and access.token_file is None:
         token = token_of_editor(kubectl, place.namespace)
-    return Kubeflow.connect(Access(access.host, token, access.token_file, place.namespace, access.ca_bundle))
+    namespace = place.namespace if multi_user else None
+    return Kubeflow.connect(Access(access.host, token, access.token_file, namespace, access.ca_bundle))
 
 
 def explained(kubectl: Kubectl, place: Installation, run: Run) -> str:

@@ -13,7 +13,7 @@ from unsee.errors import InputError
 from unsee.params import default_values
 
 ROOT = Path(__file__).parents[2]
-PREFIX = "UNSEE_TEST_"
+PREFIX = "UNSEE_CLUSTER_"
 
 
 @dataclass(frozen=True)

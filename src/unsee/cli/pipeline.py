@@ -1,7 +1,7 @@
 """The verbs `unsee pipeline ...`: the Kubeflow pipelines compiled, uploaded, run, watched and scheduled.
 
 Exit codes of `run` and `watch`: 0 the run has succeeded; 1 it has ended otherwise; 2 something outside the program is
-wrong; 130 no longer watched, while the run goes on.
+wrong; 130 (interrupted) and 143 (terminated) no longer watched, while the run goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from unsee.errors import EnvironmentProblem, InputError, UnseeError
 from unsee.platform.compiled import AUDIT, PIPELINES, CompiledPipeline, checkout, read_compiled
 from unsee.platform.kubeflow import SERVICE_ACCOUNT, Kubeflow, Version
 from unsee.platform.kubeflow_client import Access
+from unsee.termination import EXIT_TERMINATED, Terminated
 
 TOKEN = "UNSEE_KFP_TOKEN"  # noqa: S105  (a variable's name)
 EXIT_NOT_SUCCEEDED = 1
@@ -275,9 +276,9 @@ def _follow(kubeflow: Kubeflow, run_id: str) -> None:
     again = f"go on with: unsee pipeline watch {run_id}"
     try:
         last = follow(kubeflow.wait(run_id))
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Terminated) as error:
         typer.echo(f"no longer watched; the run goes on. To {again}", err=True)
-        raise typer.Exit(EXIT_DETACHED) from error
+        raise typer.Exit(EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_DETACHED) from error
     except InputError:
         raise
     except UnseeError:
