@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import signal
@@ -15,15 +17,19 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from kfp_server import FAILURE, TOKEN, Kfp, kfp_server
+from unsee.cli import following
 from unsee.cli import pipeline as verbs
 from unsee.cli.app import app
 from unsee.cli.pipeline import six_fields
 from unsee.errors import InputError
 from unsee.platform import compiled, kubeflow
 from unsee.platform.compiled import AUDIT, REPRODUCTION, read_compiled
+from unsee.platform.kubeflow import Run as State
+from unsee.platform.kubeflow import Task
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Result]
@@ -160,6 +166,30 @@ def test_ending_leaves_the_run_alone_and_says_how_to_go_on(
     assert not any("terminate" in request for request in kfp.requests)
 
 
+def test_a_terminal_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(following, "console", lambda: Console(file=screen, force_terminal=True, width=100))
+    tasks = (Task("1", "plan", "SUCCEEDED"), Task("2", "score", "RUNNING"), Task("3", "root", "RUNNING"))
+    states = [State("id", "[b]mine[/b]", "RUNNING", tasks, ""), State("id", "[b]mine[/b]", "SUCCEEDED", (), "")]
+    with caplog.at_level(logging.INFO, "unsee"):
+        assert following.follow(iter(states)) == states[-1]
+    assert "[b]mine[/b]: succeeded" in screen.getvalue()
+    assert following.summary(states[0]) == "[b]mine[/b]: running, 1 tasks done, 1 running"
+    assert caplog.messages == ["task plan: succeeded", "task score: running"]
+
+
+def test_elsewhere_a_line_tells_it_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = [State("id", "mine", state, (), "") for state in ("RUNNING", "RUNNING", "SUCCEEDED")]
+    with caplog.at_level(logging.INFO, "unsee"):
+        following.follow(iter(states))
+        assert caplog.messages == ["mine: running"]
+        monkeypatch.setattr(following, "SECONDS_BETWEEN_LINES", 0.0)
+        following.follow(iter(states))
+    assert caplog.messages[1:] == ["mine: running", "mine: running", "mine: succeeded"]
+
+
 def test_a_token_that_is_not_accepted(run: Run, kfp: Kfp) -> None:
     kfp.token = "another"
     for verb in (["upload"], ["run"], ["watch", "it"], ["schedule", "it", "--delete"]):
@@ -212,6 +242,7 @@ def test_params_with_a_parameter_of_their_own_go_there_and_the_others_into_overr
         "queries: {prompts: [a seven, a two], steps: 4}\n"
         "unlearn: {loss_ratio: 1.2}\n"
         "cluster: {gpu_count: 1}\n"
+        "run: {cache: here, batch_size: 32}\n"
     )
     result = run("run", "--detach", "--overrides", "mine.yaml", "--overrides", "unlearn.loss_ratio=1.3")
     assert only_run(kfp)["runtime_config"]["parameters"] == {
@@ -219,9 +250,9 @@ def test_params_with_a_parameter_of_their_own_go_there_and_the_others_into_overr
         "data_source": "digits",
         "data_path": "",
         "queries_prompts": ["a seven", "a two"],
-        "overrides": {"data.resolution": 16, "queries.steps": 4, "unlearn.loss_ratio": 1.3},
+        "overrides": {"data.resolution": 16, "queries.steps": 4, "unlearn.loss_ratio": 1.3, "run.batch_size": 32},
     }
-    assert "`cluster` is part of the compiled pipeline" in result.stderr
+    assert "cluster.gpu_count, run.cache is not for a run to decide" in result.stderr
 
 
 def test_every_type_of_parameter(run: Run, kfp: Kfp) -> None:
@@ -273,6 +304,8 @@ def test_every_type_of_parameter(run: Run, kfp: Kfp) -> None:
         (["--overrides", "report.topp=5"], "report.topp"),
         (["--overrides", "report.top=many"], "report.top"),
         (["--overrides", "cluster.gpu_count=1"], "unsee pipeline compile --params"),
+        (["--overrides", "run.cache=/tmp/x"], "UNSEE_CACHE in the ConfigMap"),
+        (["--set", "overrides={tracking.uri: x}"], "MLFLOW_TRACKING_URI in the ConfigMap"),
         (["--overrides", "nowhere.yaml"], "nowhere.yaml"),
         (["--pipeline", "audit"], "there is no pipeline 'audit'"),
         (["--pipeline", REPRODUCTION], "needs report_uri"),

@@ -16,7 +16,13 @@ from unsee.platform.compiled import REPRODUCTION, CompiledPipeline
 from unsee.steps.planning import LARGEST_FAN_OUT, PIPELINE_KEYS, pipeline_name
 
 _KEY_OF = {pipeline_name(key): key for key in PIPELINE_KEYS}
-_COMPILED_IN = "cluster."
+_ELSEWHERE = {
+    "cluster": "Compile the pipeline anew: `unsee pipeline compile --params FILE`.",
+    "run.cache": "Set UNSEE_CACHE in the ConfigMap unsee-settings.",
+    "run.part": "Set the parameter run_shards.",
+    "tracking.uri": "Set MLFLOW_TRACKING_URI in the ConfigMap unsee-settings.",
+}
+"""What the installation decides, or the compiled pipeline: no run does."""
 _OVERRIDES = "overrides"
 
 _log = logging.getLogger(__name__)
@@ -71,11 +77,7 @@ def _keys(overrides: Iterable[str]) -> dict[str, Any]:
     for given in overrides:
         path = Path(given)
         if "=" in given and not path.is_file():
-            single = options.parsed([given])
-            if any(key.startswith(_COMPILED_IN) for key in single):
-                remedy = "Compile the pipeline anew: `unsee pipeline compile --params FILE`."
-                raise InputError("is part of the compiled pipeline.", field=next(iter(single)), remedy=remedy)
-            found |= single
+            found |= options.parsed([given])
         else:
             found |= _keys_of_file(path)
     return found
@@ -89,9 +91,14 @@ def _keys_of_file(path: Path) -> dict[str, Any]:
         for section, values in given.items()
         for key, value in (values.items() if isinstance(values, dict) else [(section, values)])
     }
-    if any(key.startswith(_COMPILED_IN) for key in flat):
-        _log.info("%s: the section `cluster` is part of the compiled pipeline, and not sent along", path)
-    return {key: value for key, value in flat.items() if not key.startswith(_COMPILED_IN)}
+    left_out = sorted(key for key in flat if _decided_elsewhere(key))
+    if left_out:
+        _log.info("%s: %s is not for a run to decide, and not sent along", path, ", ".join(left_out))
+    return {key: value for key, value in flat.items() if key not in left_out}
+
+
+def _decided_elsewhere(key: str) -> str | None:
+    return next((remedy for each, remedy in _ELSEWHERE.items() if f"{key}.".startswith(f"{each}.")), None)
 
 
 def _check(pipeline: CompiledPipeline, values: Mapping[str, Any], others: Mapping[str, Any]) -> None:
@@ -104,6 +111,10 @@ def _check(pipeline: CompiledPipeline, values: Mapping[str, Any], others: Mappin
     if double:
         remedy = f"Write --set {pipeline_name(double[0])}=..."
         raise InputError("has a parameter of its own.", field=double[0], remedy=remedy)
+    for key in others:
+        elsewhere = _decided_elsewhere(key)
+        if elsewhere is not None:
+            raise InputError("is not for a run to decide.", field=key, remedy=elsewhere)
     strange = sorted(key for key in others if not key.startswith("tracking."))
     if pipeline.name == REPRODUCTION and strange:
         remedy = "A reproduction takes its params from the report; only tracking.* can be set."
