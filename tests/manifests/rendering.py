@@ -11,13 +11,15 @@ from manifests.objects import Object, load
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir() if folder.is_dir())
-# Components that no overlay uses, or uses in one combination only, on top of the base.
-MIXTURES = {
+# Components that no overlay uses, or uses in one combination only, on top of the base or, if named so, of an overlay.
+MIXTURES: dict[str, tuple[str, ...]] = {
+    "prod+no-trainer": ("no-trainer",),
     "base": (),
     "base+minio": ("minio",),
     "base+external-s3": ("external-s3",),
     "base+gpu-nvidia+kueue": ("gpu-nvidia", "kueue"),
     "base+no-trainer": ("no-trainer",),
+    "base+external-s3+no-trainer": ("external-s3", "no-trainer"),
     "base+shared-namespace": ("shared-namespace",),
 }
 RENDERINGS = (*OVERLAYS, *MIXTURES)
@@ -31,7 +33,12 @@ def copy_manifests(into: Path) -> Path:
     for name, components in MIXTURES.items():
         folder = copied / "overlays" / f"mixture-{name}"
         folder.mkdir()
-        lines = ["resources: [../../base]", "components:", *(f"  - ../../components/{each}" for each in components)]
+        below = name.partition("+")[0]
+        lines = [
+            f"resources: [{'../../base' if below == 'base' else f'../{below}'}]",
+            "components:",
+            *(f"  - ../../components/{each}" for each in components),
+        ]
         (folder / "kustomization.yaml").write_text("\n".join(lines if components else lines[:1]))
     return copied
 
