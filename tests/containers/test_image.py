@@ -108,8 +108,12 @@ def test_nothing_is_compiled_when_a_step_starts(engine: Engine, cpu_image: str) 
 def test_nothing_of_the_builder_stays_in_it(engine: Engine, cpu_image: str) -> None:
     history = engine.docker("history", "--no-trunc", "--format={{.CreatedBy}}", cpu_image).stdout
     assert "127.0.0.1" not in history
-    search = "find / -xdev ( -name pip.conf -o -name pip_conf -o -name ca_bundle -o -path */.cache/* -o -path */cache/pip/* -o -name .git )"
-    assert engine.run(cpu_image, *search.split(), options=("--user=0", "--cap-add=DAC_OVERRIDE")).stdout == ""
+    names = ("pip.conf", "pip_conf", "ca_bundle", ".git")
+    caches = ("*/.cache/*", "*/cache/pip/*")
+    tests = [word for name in names for word in ("-name", name, "-o")]
+    tests += [word for path in caches for word in ("-path", path, "-o")]
+    search = ["find", "/", "-xdev", "(", *tests[:-1], ")"]
+    assert engine.run(cpu_image, *search, options=("--user=0", "--cap-add=DAC_OVERRIDE")).stdout == ""
     variables = engine.run(cpu_image, "env").stdout
     assert "PIP_" not in variables
     assert "PATH=/opt/unsee/bin:" in variables

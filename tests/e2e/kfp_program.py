@@ -1,4 +1,4 @@
-"""Runs the pipeline `attribution-audit` with one of Kubeflow's local runners, in a process of its own.
+"""Runs a pipeline with one of Kubeflow's local runners, in a process of its own.
 
 Kubeflow replaces `print` and keeps its settings for the whole process.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from kfp import local
 
-from pipelines.attribution_audit import attribution_audit_pipeline
+from pipelines.compilation import PIPELINES
 from unsee.params import load_params
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parameters", type=Path)
     parser.add_argument("root", type=Path)
+    parser.add_argument("--pipeline", default="attribution-audit", choices=PIPELINES)
     parser.add_argument("--image", help="run in containers of this image")
     asked = parser.parse_args()
     cluster: dict[str, Any] = {"cluster.retries": 0, "cluster.models_claim": None}
@@ -44,7 +45,7 @@ def main() -> None:
     workspace.mkdir(parents=True)
     (asked.root / "out" / "cache").mkdir(parents=True)
     local.init(runner, pipeline_root=str(asked.root / "out"), workspace_root=str(workspace), raise_on_error=True)
-    pipeline = attribution_audit_pipeline(load_params(None, cluster).cluster)
+    pipeline = PIPELINES[asked.pipeline](load_params(None, cluster).cluster)
     pipeline(**json.loads(asked.parameters.read_text(encoding="utf-8")))
 
 

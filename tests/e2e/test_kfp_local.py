@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_a_failed_task_is_told_by_the_exit_handler(tmp_path: Path) -> None:
     told = run_pipeline(tmp_path, given=wrong, code=1)
     assert "unlearn.loss_ratio" in told
     assert re.search(r'outcome: .*"state": "FAILED"', told)
+
+
+def test_the_report_is_reproduced_and_a_false_one_is_not(reproduced: dict[str, Any], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps(reproduced))
+    asked = {"report_uri": str(report), "run_shards": 2}
+    run_pipeline(tmp_path, "--pipeline", "reproduce-audit", given=asked)
+    (verdict,) = (tmp_path / "kfp" / "out").glob("reproduce-audit-*/compare/summary")
+    assert "The report holds." in verdict.read_text()
+    false = json.loads(report.read_text())
+    false["queries"][0]["ranking"]["top"][0]["score"] *= 1.5
+    report.write_text(json.dumps(false))
+    shutil.rmtree(tmp_path / "kfp")
+    told = run_pipeline(tmp_path, "--pipeline", "reproduce-audit", given=asked, code=1)
+    assert "does not hold" in told
 
 
 @pytest.mark.docker

@@ -22,7 +22,8 @@ class Significance:
 
     Attributes:
         location, scale: centre and width of the scores of uninvolved records, in units of the loss.
-        p_noise: per record, the chance that an uninvolved record scores at least as high, [n] float64.
+        p_noise: per record, the chance that an uninvolved record with its standard error scores at least as high, [n]
+            float64.
         signal_end: how many top ranks hold up at the false discovery rate; 0 where none does.
     """
 

@@ -173,7 +173,7 @@ class TopRecord(Checked):
         caption: the first one, where it has several.
         score: rise of its loss when the query is unlearned.
         standard_error: of the score.
-        p_noise: chance that an uninvolved record scores at least as high.
+        p_noise: chance that an uninvolved record with the same standard error scores at least as high.
         duplicate_of: id of the first record with the same pixels, if this is not the first.
         same_caption: one of its captions is the query's prompt.
     """
